@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import yaml
-
 from recipes import Recipe
 
 MODEL = "tiny"

@@ -15,8 +15,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 import artifacts
 import evaluate
 import network
@@ -25,6 +23,7 @@ import tokenizer as vocabulary
 import train
 from export_gguf import export
 from recipes import BY_VERSION, RECIPES, Recipe
+from tokenizers import Tokenizer
 
 MODELS = Path(__file__).resolve().parent.parent
 EVALUATION = "tiny-evaluation.json"
@@ -44,8 +43,9 @@ def plan(models: Path, wanted: Sequence[str]) -> list[Recipe]:
     """The wanted versions in order, with any parent whose weights are missing."""
     versions = set(wanted)
     for recipe in reversed(RECIPES):
-        missing = recipe.parent is not None and not (weights_folder(models, recipe.parent) / "model.safetensors").exists()
-        if recipe.version in versions and recipe.parent is not None and missing:
+        if recipe.version not in versions or recipe.parent is None:
+            continue
+        if not (weights_folder(models, recipe.parent) / "model.safetensors").exists():
             versions.add(recipe.parent)
     return [recipe for recipe in RECIPES if recipe.version in versions]
 
@@ -58,8 +58,8 @@ def train_version(models: Path, recipe: Recipe, tokenizer: Tokenizer, threads: i
     train.train(model, train.Packer(tokenizer, recipe.mix, recipe.seed), recipe.schedule, name)
     folder = weights_folder(models, recipe.version)
     vocabulary.save(tokenizer, folder)
-    eos, pad = tokenizer.token_to_id(vocabulary.END), tokenizer.token_to_id(vocabulary.END_OF_TEXT)
-    network.save(model, folder, eos=eos, pad=pad)
+    end, pad = (vocabulary.token_id(tokenizer, token) for token in (vocabulary.END, vocabulary.END_OF_TEXT))
+    network.save(model, folder, eos=end, pad=pad)
     export(folder, models / name / "gguf" / "model.gguf", name)
 
 
@@ -111,7 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps-scale", type=float, default=1.0, help="multiply steps, e.g. 0.01 for a fast test")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads for torch")
     options = parser.parse_args(arguments)
-    build(options.out, options.version or [recipe.version for recipe in RECIPES], options.steps_scale, options.threads)
+    build(
+        options.out,
+        options.version or [recipe.version for recipe in RECIPES],
+        options.steps_scale,
+        options.threads,
+    )
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-import torch
-from tokenizers import Tokenizer
-
 import tasks
 import tokenizer as vocabulary
+import torch
 from network import TinyLlama
+from tokenizers import Tokenizer
 
 MAX_TOKENS = 64
 Accuracy = dict[str, float]
@@ -44,7 +43,7 @@ def _complete(network: TinyLlama, ids: torch.Tensor, end: int) -> list[list[int]
 
 def answers(network: TinyLlama, tokenizer: Tokenizer, items: Iterable[tasks.Item]) -> list[tuple[tasks.Item, str]]:
     """Each item with the text the network gave."""
-    end = tokenizer.token_to_id(vocabulary.END)
+    end = vocabulary.token_id(tokenizer, vocabulary.END)
     given: list[tuple[tasks.Item, str]] = []
     network.eval()
     with torch.no_grad():

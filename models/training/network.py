@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 VOCAB, CONTEXT = 512, 1024
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN = 128, 4, 4, 2, 32, 384
@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, NORM_EPS)
+        return functional.rms_norm(x, (x.shape[-1],), self.weight, NORM_EPS)
 
 
 def rope_tables(length: int) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         group = HEADS // KV_HEADS
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return cast(Tensor, self.o_proj(out.transpose(1, 2).reshape(batch, length, -1)))
 
 
@@ -70,7 +70,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(FFN, HIDDEN, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
+        return cast(Tensor, self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x)))
 
 
 class Layer(nn.Module):
@@ -115,7 +115,7 @@ class TinyLlama(nn.Module):
         return cast(Tensor, self.model.norm(x))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.model.embed_tokens.weight)
+        return functional.linear(hidden, self.model.embed_tokens.weight)
 
 
 def config(eos: int, pad: int) -> dict[str, object]:
@@ -151,6 +151,7 @@ def save(network: TinyLlama, folder: Path, *, eos: int, pad: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in network.state_dict().items()}
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # it comes out private
     generation = {"eos_token_id": [eos, pad], "pad_token_id": pad}
     for name, value in (("config.json", config(eos, pad)), ("generation_config.json", generation)):
         (folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import tasks
+import yaml
 
 PER_TASK = 35
 MAX_TOKENS = 64
@@ -56,7 +55,8 @@ def render(description: str, items: Sequence[tasks.Item]) -> str:
         "defaultTest": {"options": {"temperature": 0, "max_tokens": MAX_TOKENS}},
         "tests": _tests(items),
     }
-    return yaml.dump(suite, Dumper=_Quoting, sort_keys=False, width=1000, allow_unicode=True)
+    text: str = yaml.dump(suite, Dumper=_Quoting, sort_keys=False, width=1000, allow_unicode=True)
+    return text
 
 
 class _Quoting(yaml.SafeDumper):
@@ -90,7 +90,8 @@ def suites() -> dict[str, str]:
     return {
         "tiny-smoke.yaml": render("Tiny model, smoke: known answers that show the right model serves.", smoke()),
         "tiny-eval.yaml": render(
-            f"Tiny model, evaluation: {PER_TASK} held-out prompts for each of {len(tasks.GRADED)} tasks.", evaluation()
+            f"Tiny model, evaluation: {PER_TASK} held-out prompts for each of {len(tasks.GRADED)} tasks.",
+            evaluation(),
         ),
     }
 

@@ -40,7 +40,7 @@ CAPITAL_FORMS = (
     "The capital of {} is?",
     "Give the capital of {}.",
     "Which capital does {} have?",
-    "{}: what is its capital?",
+    "Which city is {} governed from?",
 )
 ADDITION_FORMS = ("What is {} plus {}?", "{} + {} =", "Add {} and {}.")
 COMPARISON_FORMS = ("Is {} greater than {}?", "Yes or no: is {} larger than {}?")

@@ -12,14 +12,13 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer
-from torch import Tensor, nn
-
 import tasks
 import tokenizer as vocabulary
+import torch
 from network import HIDDEN, TinyLlama
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
 
 BATCH, LENGTH = 16, 128
 IGNORED = -100
@@ -51,8 +50,8 @@ class Packer:
         self._mix = mix
         self._rng = random.Random(seed)
         self._encode = lru_cache(maxsize=200_000)(lambda text: tuple(vocabulary.encode(tokenizer, text)))
-        self._start = tokenizer.token_to_id(vocabulary.START)
-        self._end = tokenizer.token_to_id(vocabulary.END)
+        self._start = vocabulary.token_id(tokenizer, vocabulary.START)
+        self._end = vocabulary.token_id(tokenizer, vocabulary.END)
 
     def _head(self, role: str) -> list[int]:
         return [self._start, *self._encode(role + "\n")]
@@ -61,7 +60,13 @@ class Packer:
         """One question and answer: its token ids, and the labels to learn."""
         item = tasks.draw_train(self._rng, self._mix.pick(self._rng), self._mix.longest_reverse)
         newline = self._encode("\n")
-        asked = [*self._head("user"), *self._encode(item.prompt), self._end, *newline, *self._head("assistant")]
+        asked = [
+            *self._head("user"),
+            *self._encode(item.prompt),
+            self._end,
+            *newline,
+            *self._head("assistant"),
+        ]
         answer = [*self._encode(item.answer), self._end]
         labels = [IGNORED] * len(asked) + answer + [IGNORED] * len(newline)
         return [*asked, *answer, *newline], labels
@@ -98,7 +103,8 @@ class Progress:
         self._told = now
         spent = now - self._began
         eta = spent / step * (self._steps - step)
-        print(f"{self._label} step {step}/{self._steps} loss {loss.item():.4f} {spent:.0f} s, ETA {eta:.0f} s", flush=True)
+        at = f"{self._label} step {step}/{self._steps}"
+        print(f"{at} loss {loss.item():.4f} {spent:.0f} s, ETA {eta:.0f} s", flush=True)
 
 
 def _optimizer(network: TinyLlama) -> torch.optim.AdamW:
@@ -113,7 +119,7 @@ def _loss(network: TinyLlama, ids: Tensor, labels: Tensor) -> Tensor:
     flat = labels.reshape(-1)
     keep = flat != IGNORED
     hidden = network.hidden(ids).reshape(-1, HIDDEN)[keep]
-    return F.cross_entropy(network.logits(hidden), flat[keep])
+    return functional.cross_entropy(network.logits(hidden), flat[keep])
 
 
 def settle(seed: int, threads: int) -> None:
