@@ -1,0 +1,71 @@
+"""Sums up what the gateway measured during one rung: cumulative rings in, per-slice figures out. Pure.
+
+Wire form: see ``stack/gateway/control_server.py``. An item that can't be read, a gap in the numbering, or another
+``boot_id`` (the gateway restarted) is lost evidence and says so; it is never filled in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stack.rollout.verdict import Observed
+
+# What the client itself got wrong is no error of the release.
+_CLIENT_FAULTS = frozenset({400, 401, 403, 404, 405, 408, 413, 415, 422, 431, 499})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Evidence of one rung: per slice what was observed, and where to read on."""
+
+    boot_id: str
+    cursor: int
+    slices: Mapping[str, Observed] = field(default_factory=dict)
+
+    def of(self, name: str) -> Observed:
+        """What was observed of a slice; zeros where nothing was."""
+        return self.slices.get(name, Observed())
+
+
+def opened(samples: Mapping[str, Any]) -> Window:
+    """A window that begins now: what happened before does not count."""
+    return Window(boot_id=str(samples["boot_id"]), cursor=int(samples["cursor"]))
+
+
+def extended(window: Window, samples: Mapping[str, Any], replicas: Iterable[str]) -> Window | None:
+    """The window with what has come since; only of ``replicas`` (ids). None when the gateway restarted meanwhile."""
+    if str(samples["boot_id"]) != window.boot_id:
+        return None
+    wanted = set(replicas)
+    fresh: dict[str, list[Mapping[str, Any]]] = {}
+    lost: dict[str, int] = {}
+    for target, figures in samples["targets"].items():
+        if target not in wanted:
+            continue
+        for item in figures["items"]:
+            fresh.setdefault(str(item["slice"]), []).append(item)
+        if figures.get("lost"):
+            lost["candidate"] = lost.get("candidate", 0) + int(figures["lost"])
+    names = {*window.slices, *fresh, *lost}
+    slices = {n: _with(window.of(n), fresh.get(n, ()), lost.get(n, 0)) for n in names}
+    return Window(boot_id=window.boot_id, cursor=int(samples["cursor"]), slices=slices)
+
+
+def _with(seen: Observed, items: Iterable[Mapping[str, Any]], lost: int) -> Observed:
+    counted = [item for item in items if int(item["status"]) not in _CLIENT_FAULTS]
+    good = [item for item in counted if int(item["status"]) == 200 and item.get("ok", True)]
+    timed = [item for item in good if _measured(item.get("latency_s")) and _measured(item.get("ttft_s"))]
+    return Observed(
+        requests=seen.requests + len(counted),
+        errors=seen.errors + len(counted) - len(good),
+        latencies=(*seen.latencies, *(float(item["latency_s"]) for item in timed)),
+        ttfts=(*seen.ttfts, *(float(item["ttft_s"]) for item in timed)),
+        lost=seen.lost + lost + len(good) - len(timed),
+    )
+
+
+def _measured(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

@@ -1,0 +1,231 @@
+"""What a rollout does on hosts: preflight, start, warm, drain. All changes go through Ansible and the host's fence."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stack.config.stack_yaml import ServiceSettings
+from stack.core.clock import Clock
+from stack.core.digest import Digest
+from stack.core.errors import Refused, Unavailable
+from stack.core.names import OperationId, ReplicaId
+from stack.core.release import Release
+from stack.fleet.door import AnsibleDoor
+from stack.fleet.values import Host, HostEvent, Operation, OperationResult
+from stack.registry.store import ContentStore
+from stack.rollout.state import Placement, RolloutState
+from stack.rollout.worker import Context
+from stack.runtimes.driver import driver_for
+from stack.runtimes.fit import port_is_free, preflight_fit
+from stack.runtimes.health import check_health
+from stack.runtimes.warm import wait_ready, warm_up
+from stack.store.rows import ReplicaRow
+from stack.store.store import Store
+
+PORTS = (20000, 29999)
+
+
+class HostOperationFailed(Refused):
+    """{operation} on host {host} {status}: {detail}"""
+
+    hint = "Nothing was routed to it. The engine's and the installer's last lines are in the rollout's events."
+
+
+class NoPort(Unavailable):
+    """No free TCP port between {low} and {high} on host {host}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosts:
+    """Host work of rollouts. ``inventory``: host name -> Host; ``content``: where artifacts come from."""
+
+    store: Store
+    door: AnsibleDoor
+    content: ContentStore
+    services: Mapping[str, ServiceSettings]
+    inventory: Mapping[str, Host]
+    clock: Clock
+
+    def preflight(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
+        """Where the replicas will run. Raises with the reason when anything says it would not work."""
+        release = self.release(state.release)
+        settings = self.services[state.service]
+        source = self.content.materialise(release.artifact)
+        context.tell("progress", f"artifact {release.artifact.short} verified: {source.name}")
+        model = self.content.model(release.artifact)
+        report = preflight_fit(model, release, replicas=settings.replicas)
+        context.evidence("fit", report.to_json())
+        if not report.fits:
+            raise Refused(report.reason)
+        context.tell("progress", f"fits: {report.reason}")
+        return tuple(self._place(state, host, n) for host in settings.hosts for n in range(settings.replicas))
+
+    def _place(self, state: RolloutState, host: str, number: int) -> Placement:
+        tail = state.id.removeprefix("ro-")
+        replica = ReplicaId(f"{state.service}-{tail}-{host}-{number}"[:63])
+        with self.store.reading() as tx:
+            taken = {r.port for r in tx.replicas(live_only=True) if r.host == host}
+        low, high = PORTS
+        for port in random.sample(range(low, high), 200):
+            if port not in taken and port_is_free(self.inventory[host].address, port):
+                return Placement(replica=replica, host=self.inventory[host].name, port=port)
+        raise NoPort(low=low, high=high, host=host)
+
+    def start(self, state: RolloutState, context: Context) -> None:
+        """Install, place and start every replica of the rollout; records what the host says is really loaded."""
+        playbook = "deploy.yml" if state.kind == "deploy" else "rollback.yml"
+        for place in state.placements:
+            operation = state.operation(f"start-{place.host}-{place.replica[-1]}")
+            self.ensure(operation, playbook, state.release, place, context)
+
+    def ensure(
+        self, op_id: OperationId, playbook: str, digest: Digest, place: Placement, context: Context
+    ) -> None:
+        """One replica of a release, running on its host."""
+        release = self.release(digest)
+        result = self._run(op_id, playbook, place, self._variables(release, place), context)
+        found = _observed(result, place.replica)
+        if found is None:
+            raise HostOperationFailed(
+                "the host does not show the replica", operation=playbook, host=place.host, status="not observed"
+            )
+        self._note(place.replica, found)
+
+    def _variables(self, release: Release, place: Placement) -> dict[str, Any]:
+        return {
+            "release_digest": str(release.digest),
+            "runtime_environment": release.runtime.environment,
+            "runtime_engine": release.runtime.engine,
+            "runtime_distribution": release.runtime.distribution,
+            "lock_digest": str(release.runtime.lock),
+            "artifact_digest": str(release.artifact),
+            "artifact_source": str(self.content.materialise(release.artifact)),
+            "replica_id": str(place.replica),
+            "port": place.port,
+            "bind_address": self.inventory[place.host].address,
+            "served_model": release.served_model,
+            "context": release.launch.context,
+            "parallel": release.launch.parallel,
+            "threads": release.launch.threads,
+        }
+
+    def _run(
+        self, op_id: OperationId, playbook: str, place: Placement, variables: Mapping[str, Any], context: Context
+    ) -> OperationResult:
+        def on_event(event: HostEvent) -> None:
+            context.tell("host", f"{place.host}: {event.text}", kind=event.kind)
+
+        operation = Operation(
+            op_id=op_id,
+            epoch=context.epoch,
+            host=self.inventory[place.host],
+            playbook=playbook,
+            variables=dict(variables),
+        )
+        result = self.door.run(operation, on_event=on_event)
+        context.evidence("operation", {"operation": op_id, "host": place.host, "status": result.status})
+        if result.status not in ("done", "already"):
+            raise HostOperationFailed(result.message, operation=playbook, host=place.host, status=result.status)
+        return result
+
+    def _note(self, replica: ReplicaId, found: Mapping[str, Any]) -> None:
+        with self.store.transaction() as tx:
+            for row in tx.replicas():
+                if row.id == replica and found.get("release_digest"):
+                    tx.put_replica(
+                        replace(row, observed_digest=Digest(found["release_digest"]), updated_at=self.clock.now())
+                    )
+
+    def warm(self, state: RolloutState, context: Context) -> None:
+        """Ready, three-part health, real completions; raises with the reason. Evidence: cold and warm first token."""
+        release = self.release(state.release)
+        driver = driver_for(release.runtime.engine)
+        timeouts = self.services[state.service].rollout.timeouts
+        for place in state.placements:
+            base = f"http://{self.inventory[place.host].address}:{place.port}"
+            context.tell("progress", f"waiting for {place.replica} to load and answer")
+            wait_ready(
+                base,
+                driver,
+                release,
+                deadline_s=timeouts.ready_s,
+                clock=self.clock,
+                still_alive=lambda: (context.check(), True)[1],
+            )
+            evidence = warm_up(base, driver, release, clock=self.clock, timeout_s=timeouts.warm_s)
+            self._prove_loaded(place, release, context)
+            context.evidence("warm-up", {"replica": place.replica, **evidence.to_json()})
+            context.tell("evidence", f"{place.replica} is warm: {evidence.summary}")
+
+    def _prove_loaded(self, place: Placement, release: Release, context: Context) -> None:
+        """The digest of what the process opened, as the host observed it; anything else than the release's is refused."""
+        with self.store.reading() as tx:
+            row = next((r for r in tx.replicas() if r.id == place.replica), None)
+        if row is None or row.observed_digest != release.digest:
+            raise HostOperationFailed(
+                f"it runs {row.observed_digest if row else 'nothing'}, not {release.digest}",
+                operation="observe",
+                host=place.host,
+                status="shows another release",
+            )
+
+    def warm_replicas(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
+        """The healthy replicas of the last known good; empty when it must be started first."""
+        release = self.release(state.release)
+        driver = driver_for(release.runtime.engine)
+        with self.store.reading() as tx:
+            rows = [r for r in tx.replicas(service=state.service, live_only=True) if r.slice == "lkg"]
+        healthy = []
+        for row in rows:
+            base = f"http://{self.inventory[row.host].address}:{row.port}"
+            health = check_health(base, driver, release)
+            context.evidence("health", {"replica": row.id, **health.to_json()})
+            if health.ok and row.state == "ready" and row.release == state.release:
+                healthy.append(Placement(replica=row.id, host=row.host, port=row.port))
+        return tuple(healthy)
+
+    def retired(self, state: RolloutState) -> tuple[Placement, ...]:
+        """The service's replicas that no role needs any more."""
+        with self.store.reading() as tx:
+            rows = tx.replicas(service=state.service, live_only=True)
+        return _places(r for r in rows if r.slice == "retired")
+
+    def drain(
+        self, state: RolloutState, places: Iterable[Placement], name: str, context: Context
+    ) -> tuple[str, ...]:
+        """Stop these replicas; running streams finish first. Returns the ids of those that would not stop."""
+        left = []
+        for place in places:
+            operation = state.operation(f"{name}-{place.replica}")
+            try:
+                self._run(operation, "drain.yml", place, {"replica_id": str(place.replica), "grace_s": 20}, context)
+            except HostOperationFailed as error:
+                context.tell("host", error.message)
+                left.append(str(place.replica))
+        return tuple(left)
+
+    def release(self, digest: Digest) -> Release:
+        """The release of this name."""
+        with self.store.reading() as tx:
+            return tx.release(digest)
+
+
+def _places(rows: Iterable[ReplicaRow]) -> tuple[Placement, ...]:
+    return tuple(Placement(replica=r.id, host=r.host, port=r.port) for r in rows)
+
+
+def _observed(result: OperationResult, replica: ReplicaId) -> Mapping[str, Any] | None:
+    for found in result.observed.get("replicas", ()):
+        if found.get("id") == replica and found.get("state") == "running":
+            return dict(found)
+    return None
+
+
+def playbooks_digest(root: Path) -> Digest:
+    """One digest over every playbook, role and lock file that will run (path and content)."""
+    files = sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return Digest.of_value([[p.relative_to(root).as_posix(), Digest.of(p.read_bytes())] for p in files])

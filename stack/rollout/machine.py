@@ -1,0 +1,282 @@
+"""The rollout state machine: pure. ``step(state, service, observation) -> Transition``; the worker does the rest.
+
+The way of a deploy (numbers repeated in the code)::
+
+    1 PLANNED    -> PREFLIGHT                 the plan was accepted
+    2 PREFLIGHT  -> PLACING                   fits, ports free, artifact verified, runtime locked
+    3 PLACING    -> WARMING                   Ansible: runtime installed, artifact placed, replica started
+    4 WARMING    -> SMOKING                   three-part health and real completions
+    5 SMOKING    -> EVALUATING                known answers
+    6 EVALUATING -> SHIFTING                  paired eval against stable, before any client sees the candidate
+    7 SHIFTING   -> HOLDING                   the gateway acknowledged this rung's weights
+    8 HOLDING    -> SHIFTING | PROMOTING      the verdict on this rung is PROMOTE; next rung, or all of it
+    9 PROMOTING  -> RETIRING -> PROMOTED      candidate is stable, the old stable is last known good and stays warm
+   10 anything   -> REVERTING -> CONFIRMING -> CLEANING -> ROLLED_BACK
+                                              traffic back first, then smoke on what serves, then the hosts
+   11 no evidence-> PAUSED                    INCONCLUSIVE: waits for resume (same rung again) or abort (10)
+
+and of a rollback by hand::
+
+   12 PLANNED    -> CHECKING
+   13 CHECKING   -> SWITCHING | PLACING       the last known good is warm | start it first, then WARMING
+   14 SWITCHING  -> CONFIRMING -> RETIRING -> ROLLED_BACK
+
+Nothing here reads a clock, a file or a socket. Whatever can't be told from the observation is a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stack.core.digest import Digest
+from stack.core.errors import StackError
+from stack.rollout.state import Phase, Placement, RolloutState, Verdict
+
+CLEANING_ATTEMPTS = 3
+
+
+class ImpossibleObservation(StackError):
+    """The rollout {rollout} is in phase {phase}, where {observation} can't happen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceView:
+    """What a service routes to: releases by role, and per-cent weights by slice (sum 100, or empty: nothing)."""
+
+    stable: Digest | None = None
+    candidate: Digest | None = None
+    lkg: Digest | None = None
+    weights: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The phase's effect succeeded. ``placements``: what PREFLIGHT chose, or where CHECKING found the LKG running.
+
+    ``retire``: replicas of releases that no role needs any more.
+    """
+
+    placements: tuple[Placement, ...] | None = None
+    retire: tuple[Placement, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """The phase's effect failed, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A verdict with its reason. Rungs go up on PROMOTE only."""
+
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotWarm:
+    """CHECKING found no healthy replica of the last known good: it must be started at these places."""
+
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requested:
+    """An operator asked: ``resume`` or ``abort``; ``seq`` is the request's number, so that it is heard once."""
+
+    what: str
+    by: str
+    seq: int
+    reason: str = ""
+
+
+Observation = Done | Failed | Judged | NotWarm | Requested
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """What to commit, in one transaction: the new state, the service's new view, and the record of it."""
+
+    state: RolloutState
+    service: ServiceView
+    action: str
+    result: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def step(state: RolloutState, service: ServiceView, seen: Observation) -> Transition:
+    """The next state. Raises ImpossibleObservation for what can't follow; never moves a final rollout."""
+    if state.phase.final:
+        raise _impossible(state, seen)
+    match seen:
+        case Requested():
+            return _asked(state, service, seen)
+        case Judged():
+            return _judged(state, service, seen)
+        case Failed():
+            return _failed(state, service, seen.reason)
+        case NotWarm():
+            if state.phase is not Phase.CHECKING:
+                raise _impossible(state, seen)
+            cold = replace(state, placements=seen.placements)
+            return _go(cold, service, Phase.PLACING, "last known good not warm")  # 13
+        case Done():
+            return _done(state, service, seen)
+
+
+def view_at(state: RolloutState, service: ServiceView) -> ServiceView:
+    """The service while the candidate has ``state.percent`` of the traffic."""
+    if state.stable is None:
+        return replace(service, candidate=state.release, weights={"candidate": 100})
+    weights = {"stable": 100 - state.percent, "candidate": state.percent}
+    return replace(service, candidate=state.release, weights=weights)
+
+
+def view_without(service: ServiceView) -> ServiceView:
+    """The service with all its traffic on stable (on nothing, where there is no stable)."""
+    return replace(service, candidate=None, weights={"stable": 100} if service.stable else {})
+
+
+def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
+    match state.phase:
+        case Phase.PLANNED if state.kind == "deploy":
+            return _go(state, service, Phase.PREFLIGHT)  # 1
+        case Phase.PLANNED:
+            return _go(state, service, Phase.CHECKING)  # 12
+        case Phase.PREFLIGHT:
+            if not seen.placements:
+                return _failed(state, service, "preflight named no place for the candidate")
+            placed = replace(state, placements=seen.placements)
+            return _go(placed, replace(service, candidate=state.release), Phase.PLACING)  # 2
+        case Phase.CHECKING:
+            return _switch(replace(state, placements=seen.placements or ()), service)  # 13
+        case Phase.PLACING:
+            return _go(state, service, Phase.WARMING)  # 3
+        case Phase.WARMING if state.kind == "rollback":
+            return _switch(state, service)  # 13
+        case Phase.WARMING:
+            return _go(state, service, Phase.SMOKING)  # 4
+        case Phase.SMOKING:
+            return _go(state, service, Phase.EVALUATING)  # 5
+        case Phase.SHIFTING:
+            return _go(state, service, Phase.HOLDING)  # 7
+        case Phase.PROMOTING:
+            return _go(replace(state, retire=seen.retire or ()), service, Phase.RETIRING)  # 9
+        case Phase.SWITCHING:
+            return _go(replace(state, retire=seen.retire or ()), service, Phase.CONFIRMING)  # 14
+        case Phase.REVERTING:
+            return _go(state, service, Phase.CONFIRMING)  # 10
+        case Phase.CONFIRMING:
+            return _go(state, service, Phase.RETIRING if state.kind == "rollback" else Phase.CLEANING)  # 10, 14
+        case Phase.RETIRING:
+            return _go(state, service, Phase.PROMOTED if state.kind == "deploy" else Phase.ROLLED_BACK)  # 9, 14
+        case Phase.CLEANING:
+            return _go(state, service, Phase.ROLLED_BACK if state.kind == "deploy" else Phase.FAILED)  # 10
+        case _:
+            raise _impossible(state, seen)
+
+
+def _judged(state: RolloutState, service: ServiceView, seen: Judged) -> Transition:
+    if state.phase not in (Phase.EVALUATING, Phase.HOLDING):
+        raise _impossible(state, seen)
+    judged = replace(state, verdict=seen.verdict, reason=seen.reason)
+    if seen.verdict is Verdict.ROLLBACK:
+        return _failed(judged, service, seen.reason)  # 10
+    if seen.verdict is Verdict.INCONCLUSIVE:
+        return _go(replace(judged, paused_from=state.phase), service, Phase.PAUSED, seen.reason)  # 11
+    if state.phase is Phase.EVALUATING:
+        return _shift(judged, service, 0)  # 6
+    if state.rung + 1 < len(state.ladder):
+        return _shift(judged, service, state.rung + 1)  # 8
+    promoted = ServiceView(stable=state.release, candidate=None, lkg=state.stable, weights={"stable": 100})
+    return _go(judged, promoted, Phase.PROMOTING, seen.reason)  # 8
+
+
+def _shift(state: RolloutState, service: ServiceView, rung: int) -> Transition:
+    at = replace(state, rung=rung, exposed=True, attempt=0)
+    view = view_at(at, service)
+    return _go(at, view, Phase.SHIFTING, f"{view.weights.get('candidate', 0)} %")
+
+
+def _switch(state: RolloutState, service: ServiceView) -> Transition:
+    view = ServiceView(stable=state.release, candidate=None, lkg=state.release, weights={"stable": 100})
+    return _go(replace(state, exposed=True, verdict=Verdict.ROLLBACK), view, Phase.SWITCHING)
+
+
+def _failed(state: RolloutState, service: ServiceView, reason: str) -> Transition:
+    """10: back, from wherever it is. What is needed to be safe is tried until it works."""
+    match state.phase:
+        case Phase.REVERTING | Phase.PROMOTING | Phase.SWITCHING:
+            again = replace(state, attempt=state.attempt + 1)
+            return _go(again, service, state.phase, f"again: {reason}", keep_attempt=True)
+        case Phase.RETIRING:
+            noted = replace(state, notes=(*state.notes, f"needs an operator: {reason}"))
+            return _go(noted, service, Phase.PROMOTED if state.kind == "deploy" else Phase.ROLLED_BACK, reason)
+        case Phase.CONFIRMING:
+            noted = replace(state, notes=(*state.notes, f"what serves now failed its smoke prompts: {reason}"))
+            if state.kind == "rollback":
+                return _go(replace(noted, reason=reason), service, Phase.FAILED, reason)
+            return _go(noted, service, Phase.CLEANING, reason)
+        case Phase.CLEANING if state.attempt + 1 < CLEANING_ATTEMPTS:
+            again = replace(state, attempt=state.attempt + 1)
+            return _go(again, service, Phase.CLEANING, f"again: {reason}", keep_attempt=True)
+        case Phase.CLEANING:
+            noted = replace(state, notes=(*state.notes, f"needs an operator: {reason}"))
+            return _go(noted, service, Phase.ROLLED_BACK if state.kind == "deploy" else Phase.FAILED, reason)
+        case _:
+            return _back(replace(state, reason=reason, verdict=state.verdict or Verdict.ROLLBACK), service, reason)
+
+
+def _back(state: RolloutState, service: ServiceView, reason: str) -> Transition:
+    judged = replace(state, verdict=Verdict.ROLLBACK)
+    if state.kind == "rollback":
+        return _go(judged, service, Phase.CLEANING if state.placements else Phase.FAILED, reason)
+    if state.exposed:
+        return _go(judged, view_without(service), Phase.REVERTING, reason)
+    without = replace(view_without(service), weights=service.weights)
+    return _go(judged, without, Phase.CLEANING if state.placements else Phase.ROLLED_BACK, reason)
+
+
+def _asked(state: RolloutState, service: ServiceView, seen: Requested) -> Transition:
+    heard = replace(state, requests_seen=max(seen.seq, state.requests_seen))
+    if seen.what == "resume" and state.phase is Phase.PAUSED and state.paused_from is not None:
+        again = replace(heard, paused_from=None, attempt=state.attempt + 1, verdict=None, reason="")
+        return _go(again, service, state.paused_from, f"resumed by {seen.by}", keep_attempt=True)  # 11
+    if seen.what == "abort" and _abortable(state):
+        why = f"aborted by {seen.by}" + (f": {seen.reason}" if seen.reason else "")
+        return _back(replace(heard, reason=why), service, why)  # 11
+    return Transition(
+        state=heard, service=service, action=f"rollout.{seen.what}", result="ignored", facts={"phase": str(state.phase)}
+    )
+
+
+def _abortable(state: RolloutState) -> bool:
+    """Past the point of promotion, and once it is going back, there is nothing left to abort."""
+    return state.kind == "deploy" and state.phase in (
+        Phase.PLANNED,
+        Phase.PREFLIGHT,
+        Phase.PLACING,
+        Phase.WARMING,
+        Phase.SMOKING,
+        Phase.EVALUATING,
+        Phase.SHIFTING,
+        Phase.HOLDING,
+        Phase.PAUSED,
+    )
+
+
+def _go(
+    state: RolloutState, service: ServiceView, phase: Phase, reason: str = "", *, keep_attempt: bool = False
+) -> Transition:
+    attempt = state.attempt if keep_attempt else 0
+    moved = replace(state, phase=phase, attempt=attempt, entered_at="")
+    facts = {"from": str(state.phase), "to": str(phase), "reason": reason, "weights": dict(service.weights)}
+    return Transition(state=moved, service=service, action=f"rollout.{phase}", result=reason or "ok", facts=facts)
+
+
+def _impossible(state: RolloutState, seen: Observation) -> ImpossibleObservation:
+    return ImpossibleObservation(rollout=state.id, phase=str(state.phase), observation=type(seen).__name__)

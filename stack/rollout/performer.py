@@ -1,0 +1,91 @@
+"""Performs the effects of the phases, by handing each to the part that knows how. Holds no state of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stack.core.clock import Clock
+from stack.rollout.gates import Gates
+from stack.rollout.holding import Holding
+from stack.rollout.hosts import Hosts
+from stack.rollout.machine import Done, Failed, NotWarm, Observation
+from stack.rollout.routing_push import RoutePusher
+from stack.rollout.state import Phase, Placement, RolloutState
+from stack.rollout.worker import Context
+
+_BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutPerformer:
+    """The real Performer: hosts through Ansible, gates through evals, traffic through the gateway."""
+
+    hosts: Hosts
+    gates: Gates
+    holding: Holding
+    routes: RoutePusher
+    clock: Clock
+
+    def perform(self, state: RolloutState, context: Context) -> Observation:
+        """The effect of ``state.phase``; see ``machine.py`` for the way."""
+        if state.attempt and state.phase in (Phase.REVERTING, Phase.PROMOTING, Phase.SWITCHING, Phase.CLEANING):
+            self.clock.sleep(_BACKOFF_S[min(state.attempt, len(_BACKOFF_S) - 1)])
+        effects: dict[Phase, Callable[[RolloutState, Context], Observation]] = {
+            Phase.PLANNED: _nothing,
+            Phase.CHECKING: self._checking,
+            Phase.PREFLIGHT: self._preflight,
+            Phase.PLACING: self._placing,
+            Phase.WARMING: self._warming,
+            Phase.SMOKING: self.gates.smoke,
+            Phase.EVALUATING: self.gates.evaluate,
+            Phase.SHIFTING: self._push,
+            Phase.HOLDING: self.holding.hold,
+            Phase.PROMOTING: self._push_and_list_retired,
+            Phase.SWITCHING: self._push_and_list_retired,
+            Phase.REVERTING: self._push,
+            Phase.CONFIRMING: self.gates.confirm,
+            Phase.RETIRING: self._retiring,
+            Phase.CLEANING: self._cleaning,
+        }
+        return effects[state.phase](state, context)
+
+    def _preflight(self, state: RolloutState, context: Context) -> Observation:
+        return Done(placements=self.hosts.preflight(state, context))
+
+    def _placing(self, state: RolloutState, context: Context) -> Observation:
+        self.hosts.start(state, context)
+        return Done()
+
+    def _warming(self, state: RolloutState, context: Context) -> Observation:
+        self.hosts.warm(state, context)
+        return Done()
+
+    def _checking(self, state: RolloutState, context: Context) -> Observation:
+        warm = self.hosts.warm_replicas(state, context)
+        return Done(placements=warm) if warm else NotWarm(placements=self.hosts.preflight(state, context))
+
+    def _push(self, state: RolloutState, context: Context) -> Observation:
+        version = self.routes.push()
+        context.tell("traffic", f"gateway acknowledged routing table {version}", version=version)
+        return Done()
+
+    def _push_and_list_retired(self, state: RolloutState, context: Context) -> Observation:
+        self._push(state, context)
+        return Done(retire=self.hosts.retired(state))
+
+    def _retiring(self, state: RolloutState, context: Context) -> Observation:
+        return self._drain(state, state.retire, "retire", context)
+
+    def _cleaning(self, state: RolloutState, context: Context) -> Observation:
+        return self._drain(state, state.placements, "clean", context)
+
+    def _drain(
+        self, state: RolloutState, places: tuple[Placement, ...], name: str, context: Context
+    ) -> Observation:
+        left = self.hosts.drain(state, places, name, context)
+        return Failed(reason="still running: " + ", ".join(left)) if left else Done()
+
+
+def _nothing(state: RolloutState, context: Context) -> Observation:
+    return Done()

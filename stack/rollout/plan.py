@@ -1,0 +1,97 @@
+"""The plan: the exact, canonical description of what will be done. Pure; its digest is what later gets approved.
+
+Two plans that would do the same from the same starting state are equal, byte for byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stack.core.digest import Digest
+from stack.core.errors import Conflict, InvalidInput
+from stack.core.release import Release
+from stack.rollout.state import Kind
+
+
+class NoLastKnownGood(Conflict):
+    """Service {service} has no last known good release to go back to."""
+
+    hint = "A last known good exists from the second promoted release on. See `stackctl status`."
+
+
+class NothingServed(Conflict):
+    """Service {service} serves nothing yet."""
+
+    hint = "Deploy a first release: `stackctl deploy`."
+
+
+class NoSuchService(InvalidInput):
+    """There is no service {service} in the stack file; it has: {known}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suites:
+    """Digests of the prompt suites' bytes: what will count as proof is part of the plan."""
+
+    smoke: Digest
+    evaluation: Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be done: bring ``release`` into ``service`` from the starting state given by ``stable`` and ``lkg``.
+
+    ``settings`` are the rollout's limits as JSON, ``playbooks`` the digest of the playbook tree that will run.
+    """
+
+    kind: Kind
+    environment: str
+    service: str
+    release: Release
+    stable: Digest | None
+    lkg: Digest | None
+    hosts: tuple[str, ...]
+    replicas: int
+    ladder: tuple[int, ...]
+    suites: Suites
+    settings: dict[str, Any]
+    playbooks: Digest
+
+    def to_json(self) -> dict[str, Any]:
+        """The canonical body; its digest is the plan's."""
+        return {**asdict(self), "release": self.release.to_json(), "release_digest": str(self.release.digest)}
+
+    @property
+    def digest(self) -> Digest:
+        """What an approval signs."""
+        return Digest.of_value(self.to_json())
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the service already serves exactly this release."""
+        return self.release.digest == self.stable
+
+    def steps(self) -> tuple[str, ...]:
+        """What will happen, in words, in order."""
+        if self.kind == "rollback":
+            return (
+                f"check that {self.release.model} ({self.release.digest.short}) is warm on {', '.join(self.hosts)}",
+                "send all traffic to it",
+                "smoke prompts",
+                "stop the replicas of the release it replaces",
+            )
+        rungs = " -> ".join(f"{p} %" for p in self.ladder)
+        return (
+            f"preflight on {', '.join(self.hosts)}: memory, disk, port, artifact {self.release.artifact.short}",
+            f"install {self.release.runtime.ref} beside what is there, place the artifact, start a replica",
+            "wait until ready, warm up, smoke prompts",
+            "paired eval against stable" if self.stable else "eval against the absolute floor (no stable yet)",
+            f"traffic {rungs}, a verdict from evidence at each",
+            "promote; the release it replaces stays warm as last known good",
+        )
+
+
+def ladder_from(ladder: tuple[int, ...], stable: Digest | None) -> tuple[int, ...]:
+    """The rungs to climb: without a stable release there is nobody to share traffic with, so one rung of 100."""
+    return ladder if stable else (100,)

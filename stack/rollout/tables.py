@@ -1,0 +1,111 @@
+"""From what is stored to what the gateway routes by: pure. Replicas change role here, and only here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from stack.core.digest import Digest
+from stack.core.names import ReplicaId
+from stack.core.release import Release
+from stack.rollout.state import Phase, RolloutState
+from stack.store.rows import ReplicaRow, ServiceRow
+
+ROUTABLE = ("stable", "candidate", "lkg")
+
+
+def routing_table(
+    version: int,
+    services: Sequence[ServiceRow],
+    releases: Mapping[Digest, Release],
+    replicas: Iterable[ReplicaRow],
+    keys: Sequence[Mapping[str, Any]],
+    limits: Mapping[str, Any],
+    addresses: Mapping[str, str],
+) -> dict[str, Any]:
+    """The table's JSON. ``addresses`` maps a host's name to where its replicas listen.
+
+    A replica is a target only while its role has a release of that role: what is not accounted for gets no traffic.
+    """
+    rows = sorted(replicas, key=lambda r: r.id)
+    return {
+        "version": version,
+        "services": [_service(s, releases, [r for r in rows if r.service == s.name], addresses) for s in services],
+        "keys": [dict(k) for k in keys],
+        "limits": dict(limits),
+    }
+
+
+def _service(
+    service: ServiceRow, releases: Mapping[Digest, Release], rows: Sequence[ReplicaRow], addresses: Mapping[str, str]
+) -> dict[str, Any]:
+    roles = {"stable": service.stable, "candidate": service.candidate, "lkg": service.lkg}
+    targets = [
+        _target(row, releases[row.release], addresses)
+        for row in rows
+        if row.slice in ROUTABLE and row.state == "ready" and row.release == roles[row.slice]
+    ]
+    return {"name": service.name, "aliases": [], "weights": dict(service.weights), "targets": targets}
+
+
+def _target(row: ReplicaRow, release: Release, addresses: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "slice": row.slice,
+        "release": str(row.release),
+        "model": release.model,
+        "host": addresses[row.host],
+        "port": row.port,
+        "served_model": release.served_model,
+    }
+
+
+def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tuple[ReplicaRow, ...]:
+    """The service's replica rows that the transition ``before -> state.phase`` changes.
+
+    Warm: own replicas become ready. Promotion: candidate -> stable, stable -> lkg, lkg -> retired. Rollback by hand:
+    lkg -> stable, stable -> retired. After cleaning and retiring: stopped.
+    """
+    if state.phase is before:
+        return ()
+    own = {p.replica for p in state.placements}
+    retired = {p.replica for p in state.retire}
+    changed = list(rows)
+    if before is Phase.WARMING and state.phase in (Phase.SMOKING, Phase.SWITCHING):
+        changed = [replace(r, state="ready") if r.id in own else r for r in changed]
+    if state.phase is Phase.PROMOTING:
+        changed = [_role(r, own, {"stable": "lkg", "lkg": "retired", "candidate": "retired"}) for r in changed]
+    if state.phase is Phase.SWITCHING:
+        changed = [_role(r, own, {"lkg": "stable", "stable": "retired"}) for r in changed]
+    if before is Phase.CLEANING and state.phase.final:
+        changed = [replace(r, state="stopped", slice="retired") if r.id in own else r for r in changed]
+    if before is Phase.RETIRING and state.phase.final:
+        changed = [replace(r, state="stopped", slice="retired") if r.id in retired else r for r in changed]
+    return tuple(new for old, new in zip(rows, changed, strict=True) if new != old)
+
+
+def _role(row: ReplicaRow, own: set[ReplicaId], moves: Mapping[str, str]) -> ReplicaRow:
+    return replace(row, slice="stable" if row.id in own else moves.get(row.slice, row.slice))
+
+
+def placed(state: RolloutState, rows: Iterable[ReplicaRow], now: datetime) -> tuple[ReplicaRow, ...]:
+    """Rows for the replicas that PLACING will start, and that are not written down yet."""
+    known = {r.id for r in rows}
+    role = "candidate" if state.kind == "deploy" else "lkg"
+    return tuple(
+        ReplicaRow(
+            id=p.replica,
+            service=state.service,
+            release=state.release,
+            host=p.host,
+            port=p.port,
+            state="starting",
+            slice=role,
+            observed_digest=None,
+            updated_at=now,
+        )
+        for p in state.placements
+        if p.replica not in known
+    )

@@ -1,0 +1,305 @@
+"""Drives rollouts: performs the effect of the phase, asks the machine, commits the answer. One transaction a step.
+
+Durability rests on three rules. A transition, its audit row, the service's new view and the replicas' new roles commit
+together, or not at all, and only while this orchestrator holds the lease (``save_rollout`` checks version and epoch).
+Effects are repeated after a crash, so each is idempotent: host operations by their id and the host's fence, routing
+tables by their version. Nothing is remembered in this process that the next one would need.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from stack.audit.append import append
+from stack.audit.record import AuditRecord
+from stack.core.clock import Clock, stamp
+from stack.core.errors import Conflict, StackError
+from stack.core.names import RolloutId
+from stack.rollout import tables
+from stack.rollout.machine import Failed, Observation, Requested, ServiceView, Transition, step
+from stack.rollout.state import Phase, RolloutState
+from stack.store.rows import Lease, RolloutRow, ServiceRow
+from stack.store.store import Store, Transaction
+
+log = logging.getLogger(__name__)
+
+REQUEST = "request"
+_POLL_S = 0.1
+
+
+class Interrupted(StackError):
+    """The effect was interrupted: an operator asked for something, the lease is gone, or the process stops."""
+
+
+class Context(Protocol):
+    """What a performer may do besides its effect: tell people, keep evidence, and see whether to stop."""
+
+    @property
+    def epoch(self) -> int:
+        """The lease's epoch, for the fence on the hosts."""
+
+    def tell(self, kind: str, text: str, **data: Any) -> None:
+        """One line of progress for people."""
+
+    def evidence(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Keep evidence with the rollout."""
+
+    def check(self) -> None:
+        """Raise Interrupted when this effect should not go on."""
+
+
+class Performer(Protocol):
+    """Carries out the effect of a phase and reports what it saw. Must be idempotent."""
+
+    def perform(self, state: RolloutState, context: Context) -> Observation:
+        """Errors of the tree become Failed; Interrupted is passed on."""
+
+
+class Finisher(Protocol):
+    """Told once a rollout is over (reports, figures). May be told twice after a crash."""
+
+    def finished(self, state: RolloutState) -> None:
+        """Write what is to be kept for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leadership:
+    """The right to act: the lease as last renewed, and an event that is set once it is gone or the process stops."""
+
+    lease: Lease
+    gone: threading.Event
+
+
+class Runner:
+    """One rollout, from where it stands to its end, in the calling thread."""
+
+    def __init__(
+        self, store: Store, performer: Performer, finisher: Finisher, clock: Clock, lead: Leadership, rollout: RolloutId
+    ) -> None:
+        self._store = store
+        self._performer = performer
+        self._finisher = finisher
+        self._clock = clock
+        self._lead = lead
+        self._id = rollout
+
+    def run(self) -> None:
+        """Until the rollout is final or leadership is gone. Stale writes end it: somebody else has it now."""
+        while not self._lead.gone.is_set():
+            row = self._row()
+            if row.closed:
+                return
+            state = RolloutState.from_json(dict(row.state))
+            asked = self._request(state)
+            if asked is None and state.phase is Phase.PAUSED:
+                self._lead.gone.wait(_POLL_S)
+                continue
+            seen = asked or self._perform(row, state)
+            if seen is not None:
+                self._commit(row, state, seen)
+
+    def _row(self) -> RolloutRow:
+        with self._store.reading() as tx:
+            return tx.rollout(self._id)
+
+    def _request(self, state: RolloutState) -> Requested | None:
+        with self._store.reading() as tx:
+            events = tx.events(self._id, after=state.requests_seen, limit=1, kind=REQUEST)
+        for event in events:
+            body = event.data
+            return Requested(what=body["what"], by=body["by"], reason=body.get("reason", ""), seq=event.seq)
+        return None
+
+    def _perform(self, row: RolloutRow, state: RolloutState) -> Observation | None:
+        context = _RunContext(self, state)
+        try:
+            return self._performer.perform(state, context)
+        except Interrupted:
+            return None
+        except StackError as error:
+            return Failed(reason=error.message)
+        except Exception as error:
+            # A bug must not leave traffic on an unproven candidate: go back first, then let it be seen.
+            self._commit(row, state, Failed(reason=f"internal error: {type(error).__name__}: {error}"))
+            raise
+
+    def _commit(self, row: RolloutRow, before: RolloutState, seen: Observation) -> None:
+        now = self._clock.now()
+        with self._store.transaction() as tx:
+            service = tx.service(before.service)
+            view = ServiceView(
+                stable=service.stable, candidate=service.candidate, lkg=service.lkg, weights=service.weights
+            )
+            transition = step(before, view, seen)
+            state = replace(transition.state, entered_at=transition.state.entered_at or stamp(now))
+            moved = replace(
+                row,
+                phase=str(state.phase),
+                state=state.to_json(),
+                lease_epoch=self._lead.lease.epoch,
+                updated_at=now,
+                closed=state.phase.final,
+            )
+            tx.save_rollout(moved, expected_version=row.version, lease=self._lead.lease)
+            self._write_service(tx, service, transition)
+            self._write_replicas(tx, before.phase, state)
+            append(tx, _record(before, transition), self._clock)
+            tx.add_event(
+                self._id,
+                "phase",
+                _words(state, transition),
+                {"from": str(before.phase), "to": str(state.phase), "weights": dict(transition.service.weights)},
+            )
+        if state.phase.final:
+            self._finisher.finished(state)
+
+    def _write_service(self, tx: Transaction, service: ServiceRow, transition: Transition) -> None:
+        view = transition.service
+        tx.put_service(
+            replace(
+                service,
+                stable=view.stable,
+                candidate=None if transition.state.phase.final else view.candidate,
+                lkg=view.lkg,
+                weights=dict(view.weights),
+                updated_at=self._clock.now(),
+            )
+        )
+
+    def _write_replicas(self, tx: Transaction, before: Phase, state: RolloutState) -> None:
+        rows = tx.replicas(service=state.service)
+        if state.phase is Phase.PLACING:
+            for fresh in tables.placed(state, rows, self._clock.now()):
+                tx.put_replica(fresh)
+        for changed in tables.recast(before, state, rows):
+            tx.put_replica(replace(changed, updated_at=self._clock.now()))
+
+
+class _RunContext:
+    """The Context of one effect of one runner."""
+
+    def __init__(self, runner: Runner, state: RolloutState) -> None:
+        self._runner = runner
+        self._state = state
+
+    @property
+    def epoch(self) -> int:
+        return self._runner._lead.lease.epoch
+
+    def tell(self, kind: str, text: str, **data: Any) -> None:
+        with self._runner._store.transaction() as tx:
+            tx.add_event(self._state.id, kind, text, data)
+
+    def evidence(self, kind: str, body: Mapping[str, Any]) -> None:
+        with self._runner._store.transaction() as tx:
+            tx.add_evidence(self._state.id, str(self._state.phase), kind, dict(body))
+
+    def check(self) -> None:
+        if self._runner._lead.gone.is_set() or self._runner._request(self._state) is not None:
+            raise Interrupted()
+
+
+class Worker:
+    """Holds the orchestrator's lease and keeps one runner thread for each open rollout."""
+
+    def __init__(
+        self, store: Store, performer: Performer, finisher: Finisher, clock: Clock, *, holder: str, ttl_s: float = 10.0
+    ) -> None:
+        self._store = store
+        self._performer = performer
+        self._finisher = finisher
+        self._clock = clock
+        self._holder = holder
+        self._ttl = ttl_s
+        self._stop = threading.Event()
+        self._runners: dict[RolloutId, threading.Thread] = {}
+
+    def stop(self) -> None:
+        """Ask it to end; ``run`` returns soon, releasing the lease."""
+        self._stop.set()
+
+    def run(self, on_lead: LeadHook) -> None:
+        """Until stopped: acquire the lease, tell ``on_lead``, drive open rollouts, renew; start again when it is lost."""
+        while not self._stop.is_set():
+            lease = self._acquire()
+            if lease is None:
+                self._stop.wait(0.5)
+                continue
+            lead = Leadership(lease=lease, gone=threading.Event())
+            try:
+                on_lead(lead)
+                self._drive(lead)
+            finally:
+                lead.gone.set()
+                for thread in self._runners.values():
+                    thread.join(timeout=self._ttl)
+                self._runners.clear()
+        self._release()
+
+    def _acquire(self) -> Lease | None:
+        with self._store.transaction() as tx:
+            return tx.acquire_lease("orchestrator", self._holder, self._ttl)
+
+    def _release(self) -> None:
+        with self._store.transaction() as tx:
+            tx.release_holder("orchestrator", self._holder)
+
+    def _drive(self, lead: Leadership) -> None:
+        renewed = self._clock.monotonic()
+        while not self._stop.wait(_POLL_S):
+            if self._clock.monotonic() - renewed > self._ttl / 4:
+                try:
+                    with self._store.transaction() as tx:
+                        tx.renew_lease(lead.lease, self._ttl)
+                except Conflict:
+                    log.warning("lost the orchestrator lease; stepping back")
+                    return
+                renewed = self._clock.monotonic()
+            self._start_runners(lead)
+
+    def _start_runners(self, lead: Leadership) -> None:
+        self._runners = {i: t for i, t in self._runners.items() if t.is_alive()}
+        with self._store.reading() as tx:
+            waiting = [row.id for row in tx.rollouts(limit=100, open_only=True)]
+        for rollout in waiting:
+            if rollout not in self._runners:
+                runner = Runner(self._store, self._performer, self._finisher, self._clock, lead, rollout)
+                thread = threading.Thread(target=_quietly, args=(runner,), name=f"rollout-{rollout}", daemon=True)
+                self._runners[rollout] = thread
+                thread.start()
+
+
+class LeadHook(Protocol):
+    """Called with each new leadership, before any rollout is driven: bring reality up to what is stored."""
+
+    def __call__(self, lead: Leadership) -> None: ...
+
+
+def _quietly(runner: Runner) -> None:
+    """A runner that lost the lease or the row to somebody else just ends."""
+    try:
+        runner.run()
+    except Conflict as lost:
+        log.warning("rollout runner ends: %s", lost.message)
+
+
+def _record(before: RolloutState, transition: Transition) -> AuditRecord:
+    return AuditRecord(
+        actor="orchestrator",
+        action=transition.action,
+        target=str(before.service),
+        change=str(before.id),
+        result=transition.result,
+        body={**transition.facts, "release": str(before.release), "plan": str(before.plan)},
+    )
+
+
+def _words(state: RolloutState, transition: Transition) -> str:
+    weights = transition.service.weights
+    share = f", candidate at {weights.get('candidate', 0)} %" if state.phase in (Phase.SHIFTING, Phase.HOLDING) else ""
+    reason = f": {transition.result}" if transition.result != "ok" else ""
+    return f"{state.phase}{share}{reason}"
