@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Install locked Python environments on this host, in the background, with a log that can be followed.
+
+    runtime.py begin ROOT OP EPOCH PYTHON JSON    # JSON: [{"name", "lock" (path), "digest"}]; returns at once
+    runtime.py install ROOT NAME LOCK PYTHON      # what begin runs, fenced and detached
+    runtime.py installed ROOT NAME                # exit 0 when it is there
+    runtime.py poll ROOT NAME...                  # JSON: {"state", "line", "tail"}
+
+``runtimes/<name>/INSTALLED`` is written last; a directory without it does not count and is removed and made again.
+pip takes only what the lock's hashes name, from wherever this host's own pip configuration points. Standard library
+only, Python 3.9 or newer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+from fence import write_durably
+
+FAILED = 1
+CORES = str(os.cpu_count() or 1)
+# Distributions built from source, with the environment of their build: portable code, all cores.
+SOURCE_BUILDS = {
+    "llama-cpp-python": {
+        "CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF",
+        "CMAKE_BUILD_PARALLEL_LEVEL": CORES,
+    }
+}
+IMPORTS = {"llama-cpp-python": "llama_cpp.server", "xllamacpp": "xllamacpp", "supervisor": "supervisor.supervisord"}
+
+
+class NotInstalled(Exception):
+    """The environment could not be made; the text says why."""
+
+
+def folder_of(root: Path, name: str) -> Path:
+    """Where an environment stands."""
+    return root / "runtimes" / name
+
+
+def installed(root: Path, name: str) -> bool:
+    """Is the environment complete?"""
+    return (folder_of(root, name) / "INSTALLED").is_file()
+
+
+def begin(root: Path, op: str, epoch: str, python: str, wanted: List[Dict[str, str]]) -> None:
+    """Start one detached, fenced installer per environment that is missing; each writes ``runtimes/<name>.log``."""
+    here = Path(__file__).resolve().parent
+    for row in wanted:
+        name = row["name"]
+        if installed(root, name):
+            continue
+        check_lock(Path(row["lock"]), row["digest"])
+        own = [python, str(here / "runtime.py")]
+        step = [python, str(here / "fence.py"), "step", op, epoch, f"runtime.{name}", "--subject", name]
+        observe = ["--observe", json.dumps([*own, "installed", str(root), name])]
+        command = [*step, *observe, "--", *own, "install", str(root), name, row["lock"], python]
+        log = folder_of(root, name).with_name(f"{name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(f"{folder_of(root, name)}.running", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: held while any installer of it lives
+            with open(log, "ab") as out:
+                subprocess.Popen(  # noqa: S603
+                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=(lock,)
+                )
+        finally:
+            os.close(lock)
+
+
+def check_lock(lock: Path, digest: str) -> None:
+    """The lock file is the one that the release names."""
+    found = "sha256:" + hashlib.sha256(lock.read_bytes()).hexdigest()
+    if found != digest:
+        raise NotInstalled(f"the lock file {lock.name} is {found}, the release names {digest}")
+
+
+def install(root: Path, name: str, lock: Path, python: str) -> None:
+    """Make the environment from nothing; anything half-made is removed, before and after."""
+    folder = folder_of(root, name)
+    if installed(root, name):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _fill(folder, lock, python)
+        write_durably(folder / "INSTALLED", json.dumps({"lock": hashlib.sha256(lock.read_bytes()).hexdigest()}))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _fill(folder: Path, lock: Path, python: str) -> None:
+    own_pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    version = re.match(r"pip (\d+)", own_pip.stdout)
+    borrowed = bool(version and int(version.group(1)) >= 23)
+    say(f"Creating {folder.name}")
+    run([python, "-m", "venv", *(["--without-pip"] if borrowed else []), str(folder)], {})
+    inside = str(folder / "bin" / "python")
+    pip = [python, "-m", "pip", "--python", inside] if borrowed else [inside, "-m", "pip"]
+    pip += ["install", "--require-hashes", "--no-input", "--progress-bar", "off"]
+    blocks = lock_blocks(lock.read_text(encoding="utf-8"))
+    source = [name for name in blocks if name in SOURCE_BUILDS]
+    rest = folder / "wheels.txt"
+    rest.write_text("".join(text for name, text in blocks.items() if name not in source), encoding="utf-8")
+    run([*pip, "--only-binary", ":all:", "-r", str(rest)], {})
+    for name in source:
+        path = {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+        run([*pip, "-v", "--no-build-isolation", "--no-deps", "-r", str(lock)], {**SOURCE_BUILDS[name], **path})
+    for name in blocks:
+        if name in IMPORTS:
+            run([inside, "-c", f"import {IMPORTS[name]}"], {})
+
+
+def lock_blocks(text: str) -> Dict[str, str]:
+    """Distribution -> its lines of the lock (the requirement and its hashes)."""
+    blocks: Dict[str, str] = {}
+    name = ""
+    for line in text.splitlines(keepends=True):
+        start = re.match(r"([a-z0-9][a-z0-9._-]*)==", line)
+        name = start.group(1) if start else name
+        if name and not line.startswith("#"):
+            blocks[name] = blocks.get(name, "") + line
+    return blocks
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(text, flush=True)
+
+
+def run(command: List[str], extra: Dict[str, str]) -> None:
+    """Run one command, its output into our log."""
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1", **extra}
+    environment.pop("PYTHONPATH", None)
+    code = subprocess.call(command, env=environment, stdin=subprocess.DEVNULL)  # noqa: S603
+    if code:
+        raise NotInstalled(f"{' '.join(command[:5])} ... ended with {code}")
+
+
+def poll(root: Path, name: str) -> Dict[str, Any]:
+    """How far one environment is."""
+    log = folder_of(root, name).with_name(f"{name}.log")
+    lines = tail(log, 20)
+    if installed(root, name):
+        return {"name": name, "state": "installed", "line": "installed", "tail": []}
+    busy = is_busy(folder_of(root, name).with_name(f"{name}.running"))
+    state = "installing" if busy else "installed" if installed(root, name) else "failed"
+    return {"name": name, "state": state, "line": next((x for x in reversed(lines) if x.strip()), ""), "tail": lines}
+
+
+def is_busy(lock: Path) -> bool:
+    """Does an installer live? It and its children hold this lock, shared."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def tail(path: Path, count: int) -> List[str]:
+    """The last lines of a log."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 16384))
+            return [x.strip()[:300] for x in file.read().decode("utf-8", "replace").splitlines()[-count:]]
+    except OSError:
+        return []
+
+
+def summary(rows: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """One state for several environments: failed if any failed, else installing if any is."""
+    for state in ("failed", "installing"):
+        for row in rows:
+            if row["state"] == state:
+                return {"state": state, "line": f"{row['name'].split('-')[0]}: {row['line']}", "tail": row["tail"]}
+    return {"state": "installed", "line": "installed", "tail": []}
+
+
+def main() -> int:
+    """The command."""
+    verb, root, rest = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+    try:
+        if verb == "begin":
+            begin(root, rest[0], rest[1], rest[2], json.loads(rest[3]))
+        elif verb == "install":
+            install(root, rest[0], Path(rest[1]), rest[2])
+        elif verb == "installed":
+            return 0 if installed(root, rest[0]) else FAILED
+        elif verb == "poll":
+            print(json.dumps(summary([poll(root, name) for name in rest])))
+    except (NotInstalled, OSError) as error:
+        print(f"not installed: {error}", flush=True)
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
