@@ -1,0 +1,53 @@
+"""JSON as the standard has it, from sources that may lie: no NaN, no infinities, no lone surrogates, bounded depth."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+class NotJson(ValueError):
+    """The text is not JSON; says why."""
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value; raises `NotJson`, and nothing else."""
+    try:
+        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise NotJson("nested too deeply") from None
+    except ValueError as error:
+        raise NotJson(str(error)[:160]) from None
+    return value
+
+
+def find_json(text: str, longest: int = 200) -> list[Any]:
+    """Every object and array that stands in `text` (tries at most `longest` beginnings)."""
+    decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+    found: list[Any] = []
+    position = tries = 0
+    while tries < longest:
+        starts = [at for at in (text.find("{", position), text.find("[", position)) if at >= 0]
+        if not starts:
+            break
+        tries += 1
+        try:
+            value, position = decoder.raw_decode(text, min(starts))
+            found.append(value)
+        except (ValueError, RecursionError):
+            position = min(starts) + 1
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is out of range")
+    return value
