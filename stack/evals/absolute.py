@@ -58,7 +58,7 @@ def _missing(run: EvalRun, tests: dict[str, list[Sample]], min_tests: int) -> It
         yield f"{len(tests)} tests, {min_tests} are needed"
     if not run.complete:
         yield f"the run is not complete: {len(run.samples)} of {run.planned} samples"
-    if len({(sample.test, sample.repeat) for sample in run.samples}) < len(run.samples):
+    if len({(sample.test_id, sample.repeat) for sample in run.samples}) < len(run.samples):
         yield "a test was recorded more than once"
     if len(run.releases) > 1:
         yield f"the answers came from {len(run.releases)} releases"
@@ -67,7 +67,7 @@ def _missing(run: EvalRun, tests: dict[str, list[Sample]], min_tests: int) -> It
 def _by_test(run: EvalRun) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = defaultdict(list)
     for sample in run.samples:
-        found[sample.test].append(sample)
+        found[sample.test_id].append(sample)
     return found
 
 

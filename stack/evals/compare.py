@@ -26,10 +26,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stack.evals.absolute import absolute
 from stack.evals.comparison import Comparison, FailingCase, Outcome, QualityThresholds, TaskResult
 from stack.evals.pairing import Counts, Pair, Pairing, count, pair
 from stack.evals.samples import EvalRun
 from stack.evals.stats import clopper_pearson, mcnemar_exact, paired_difference
+
+__all__ = ["Comparison", "Outcome", "QualityThresholds", "absolute", "compare"]
 
 
 def compare(baseline: EvalRun, candidate: EvalRun, thresholds: QualityThresholds) -> Comparison:

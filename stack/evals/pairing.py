@@ -81,7 +81,7 @@ def count(pairs: tuple[Pair, ...]) -> Counts:
 def _by_test(run: EvalRun) -> dict[str, dict[int, list[Sample]]]:
     found: dict[str, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in run.samples:
-        found[sample.test][sample.repeat].append(sample)
+        found[sample.test_id][sample.repeat].append(sample)
     return found
 
 

@@ -19,6 +19,8 @@ from stack.evals.reply import Answer
 from stack.evals.samples import EvalRun, Sample
 from stack.evals.suite import Case, Suite
 
+__all__ = ["EvalRun", "Progress", "chosen_cases", "run_suite"]
+
 DEFAULT_SEED = 42
 Progress = Callable[[int, int, int], None]
 
@@ -126,7 +128,7 @@ def _sample(asker: Asker, job: _Job, seed: int, stream: bool) -> Sample:
     streamed: Answer | None = asker.ask(case, used_seed, stream=True) if case.wants_stream else None
     judgement = judge(case, answer, streamed)
     return Sample(
-        test=case.id,
+        test_id=case.id,
         repeat=job.repeat,
         task=case.task,
         messages=case.messages,

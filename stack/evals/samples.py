@@ -24,7 +24,7 @@ class BadRun(InvalidInput):
 class Sample:
     """One prompt asked once. `error` tells that no valid answer came; `reason` why it did not pass."""
 
-    test: str
+    test_id: str
     repeat: int
     task: str
     messages: tuple[dict[str, Any], ...]
@@ -50,12 +50,12 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.passed is not True and self.passed is not False:
-            raise BadRun(f"passed of {self.test!r} is neither true nor false")
+            raise BadRun(f"passed of {self.test_id!r} is neither true nor false")
         for value in (self.latency_s, self.ttft_s, self.temperature):
             if value is not None and not math.isfinite(value):
-                raise BadRun(f"{self.test!r} carries a time or temperature that is not finite")
+                raise BadRun(f"{self.test_id!r} carries a time or temperature that is not finite")
         if self.passed and self.error is not None:
-            raise BadRun(f"{self.test!r} passed with an error")
+            raise BadRun(f"{self.test_id!r} passed with an error")
 
     @property
     def prompt(self) -> str:
