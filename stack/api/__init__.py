@@ -1,0 +1,1 @@
+"""The admin API: HTTP in front of the ``Operator`` that ``stack.app`` builds. Decides nothing by itself."""

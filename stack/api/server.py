@@ -1,0 +1,82 @@
+"""The admin API as one uvicorn process on loopback. Pid files and daemons are the command line's business."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from stack.api import errors, routes
+from stack.api.guard import MAX_BODY, Guard
+from stack.api.operator import Operator
+from stack.config import Home
+from stack.core.errors import Unavailable
+
+LOOPBACK = "127.0.0.1"
+
+
+class PortInUse(Unavailable):
+    """Port {port} on {host} is in use by another program."""
+
+    hint = "Stop that program, or set STACK_ADMIN_PORT to a free port."
+
+
+class NoToken(Unavailable):
+    """There is no admin token at {path}."""
+
+    hint = "Run: stackctl up (it makes one), or write at least 32 random characters there with mode 0600."
+
+
+def create_app(operator: Operator, token: str, max_body: int = MAX_BODY) -> FastAPI:
+    """The ASGI application; ``token`` opens every path but /health."""
+    app = FastAPI(title="inference-stack admin API", version="1", docs_url=None, redoc_url=None)
+    app.state.operator = operator
+    app.add_middleware(Guard, token=token, max_body=max_body)
+    app.include_router(routes.health)
+    app.include_router(routes.router)
+    errors.install(app)
+    return app
+
+
+def bind(port: int, host: str = LOOPBACK) -> socket.socket:
+    """A listening socket, or ``PortInUse``."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise PortInUse(port=port, host=host) from error
+    listener.listen(128)
+    return listener
+
+
+def read_token(home: Home) -> str:
+    """The admin token of this home."""
+    path = home.root / "secrets" / "admin.token"
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoToken(path=path) from error
+    if len(token) < 32:
+        raise NoToken(path=path)
+    return token
+
+
+def serve(operator: Operator, home: Home, port: int, listener: socket.socket | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; running requests get five seconds to finish."""
+    app = create_app(operator, read_token(home))
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=200,
+    )
+    sock = listener or bind(port)
+    logging.getLogger("stack.api").info("admin API on http://%s:%d", *sock.getsockname()[:2])
+    uvicorn.Server(config).run(sockets=[sock])

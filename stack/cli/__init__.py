@@ -1,0 +1,1 @@
+"""``stackctl``: a client of the admin API, plus the starting and stopping of the local processes."""

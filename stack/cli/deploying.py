@@ -1,0 +1,124 @@
+"""``deploy``, ``rollback``, ``plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stack.cli.client import AdminClient
+from stack.cli.command import Place, actor, answer, command, place
+from stack.cli.ending import follow, truth
+from stack.cli.lifecycle import start_all
+from stack.cli.tables import plan_text
+from stack.cli.watch import EXIT_CODES
+from stack.core.errors import InvalidInput
+
+Json = dict[str, Any]
+
+model_option = click.option("--model", help="A manifest (models/tiny-1.1.yaml) or name@version; default: stack.yaml's.")
+service_option = click.option("--service", help="The service; default: the only one of stack.yaml.")
+runtime_option = click.option("--runtime", help="engine/distribution, e.g. llamacpp/llama-cpp-python.")
+wait_option = click.option("--wait/--no-wait", default=True, show_default=True, help="Watch until it ends.")
+up_option = click.option("--up", "start", is_flag=True, help="Start gateway and control plane first if need be.")
+
+
+class NoSuchManifest(InvalidInput):
+    """There is no manifest {path}."""
+
+    hint = "Name a file such as models/tiny-1.0.yaml, or a registered version as name@version."
+
+
+def model_named(text: str | None) -> str | None:
+    """A manifest's absolute path, or the reference as it is. The control plane may run in another directory."""
+    if text is None or not text.strip():
+        return None
+    path = Path(text)
+    if path.is_file():
+        return str(path.resolve())
+    if path.suffix in (".yaml", ".yml"):
+        raise NoSuchManifest(path=text)
+    return text
+
+
+def _request(model: str | None, service: str | None, runtime: str | None, *, dry_run: bool) -> Json:
+    return {
+        "service": service or None,
+        "model": model_named(model),
+        "runtime": runtime or None,
+        "dry_run": dry_run,
+        "actor": actor(),
+    }
+
+
+@command("plan", examples="stackctl plan\nstackctl plan --model models/tiny-1.1.yaml --json")
+@model_option
+@service_option
+@runtime_option
+def plan(model: str | None, service: str | None, runtime: str | None, as_json: bool) -> None:
+    """What a deploy would do: the exact plan and its digest. Changes nothing."""
+    body = AdminClient(place()).post("/plan", _request(model, service, runtime, dry_run=False))
+    answer(body, plan_text(body), as_json=as_json)
+
+
+@command(
+    "deploy",
+    examples="stackctl deploy\nstackctl deploy --model models/tiny-1.1.yaml\nstackctl deploy --dry-run --json",
+    codes=EXIT_CODES,
+)
+@model_option
+@service_option
+@runtime_option
+@click.option("--dry-run", is_flag=True, help="Ansible check mode: nothing is changed on any host.")
+@wait_option
+@up_option
+@click.option("--stack", type=click.Path(path_type=Path), default=Path("stack.yaml"), help="With --up: desired state.")
+@click.pass_context
+def deploy(
+    ctx: click.Context,
+    model: str | None,
+    service: str | None,
+    runtime: str | None,
+    dry_run: bool,
+    wait: bool,
+    start: bool,
+    stack: Path,
+    as_json: bool,
+) -> None:
+    """Roll a release out behind a canary, watch it, and leave with how it ended."""
+    where = place()
+    request = _request(model, service, runtime, dry_run=dry_run)
+    if start:
+        start_all(where, stack)
+    client = AdminClient(where)
+    _begun(ctx, where, client, client.post("/deploy", request), wait=wait, as_json=as_json)
+
+
+@command("rollback", examples="stackctl rollback\nstackctl rollback --service tiny --no-wait", codes=EXIT_CODES)
+@service_option
+@wait_option
+@click.pass_context
+def rollback(ctx: click.Context, service: str | None, wait: bool, as_json: bool) -> None:
+    """Go back to the last known good, by hand."""
+    where = place()
+    client = AdminClient(where)
+    body = client.post("/rollback", {"service": service or None, "actor": actor()})
+    _begun(ctx, where, client, body, wait=wait, as_json=as_json)
+
+
+def _begun(ctx: click.Context, where: Place, client: AdminClient, body: Json, *, wait: bool, as_json: bool) -> None:
+    """What the control plane answered: a rollout to watch, nothing to do, or (dry run) a plan."""
+    if body.get("nothing_to_do"):
+        status = body.get("status") or client.get("/status")
+        answer(body, f"nothing to do: {body.get('reason')}\n\n{truth(where, status, None)}", as_json=as_json)
+        return
+    rollout_id = body.get("rollout")
+    if rollout_id is None:
+        answer(body, plan_text(body), as_json=as_json)
+        return
+    if not wait:
+        answer(body, f"begun: {rollout_id}\nwatch it: stackctl rollout watch {rollout_id}", as_json=as_json)
+        return
+    click.echo(f"rollout {rollout_id}", err=as_json)
+    follow(ctx, where, client, str(rollout_id), as_json=as_json)

@@ -1,0 +1,181 @@
+"""Start and stop the two processes and the local supervisors. The commands around it stand in ``lifecycle``."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.cli import processes
+from stack.cli.command import Place
+from stack.core.clock import Clock
+from stack.core.errors import Conflict, Unavailable
+
+Say = Callable[[str], None]
+START_LIMIT_S = 60.0
+
+
+class PortTaken(Unavailable):
+    """Port {port}, which the {name} needs, is in use by another program."""
+
+
+class DiedAtStart(Unavailable):
+    """The {name} ended with code {code} while starting. The end of {log}:
+
+    The log's lines follow as a fact.
+    """
+
+
+class NotHealthy(Unavailable):
+    """The {name} runs (pid {pid}) but did not answer on port {port} within {limit:.0f} s."""
+
+
+class AlreadyRuns(Conflict):
+    """The {name} runs already, with pid {pid}."""
+
+    hint = "stackctl down stops it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One of the two processes: its pid file and log are named after it."""
+
+    name: str
+    module: str
+    port: int
+    variable: str
+    arguments: tuple[str, ...]
+
+    def pid_file(self, place: Place) -> Path:
+        """Where its pid stands."""
+        return place.root / "run" / f"{self.name}.pid"
+
+    def log(self, place: Place) -> Path:
+        """Where it writes."""
+        return place.root / "logs" / f"{self.name}.log"
+
+    @property
+    def argv(self) -> list[str]:
+        """The command that runs it in the foreground."""
+        return processes.python_module(self.module, *self.arguments)
+
+
+def gateway(place: Place) -> Service:
+    """The data plane."""
+    port = place.ports.gateway
+    arguments = ("--home", str(place.root), "--port", str(port))
+    return Service(
+        name="gateway", module="stack.gateway", port=port, variable="STACK_GATEWAY_PORT", arguments=arguments
+    )
+
+
+def control_plane(place: Place, stack: Path) -> Service:
+    """The admin API and the rollout worker."""
+    arguments = ("--home", str(place.root), "--stack", str(stack.absolute()))
+    return Service(
+        name="control-plane",
+        module="stack.api",
+        port=place.ports.admin,
+        variable="STACK_ADMIN_PORT",
+        arguments=arguments,
+    )
+
+
+def environment(place: Place) -> dict[str, str]:
+    """The children's environment: this one, with the place spelled out."""
+    spelled = {
+        "STACK_HOME": str(place.root),
+        "STACK_GATEWAY_PORT": str(place.ports.gateway),
+        "STACK_ADMIN_PORT": str(place.ports.admin),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {**os.environ, **spelled}
+
+
+def answers(port: int, timeout: float = 2.0) -> bool:
+    """Whether /health on this loopback port says 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def require_free(service: Service) -> None:
+    """``PortTaken`` names the variable that moves it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", service.port))
+        except OSError as error:
+            advice = f"Stop that program, or choose another port: {service.variable}=<port> stackctl up"
+            raise PortTaken(port=service.port, name=service.name, advice=advice) from error
+
+
+def ensure(service: Service, place: Place, clock: Clock, say: Say) -> dict[str, object]:
+    """Running and healthy, started if need be."""
+    found = processes.running(service.pid_file(place))
+    if found is not None:
+        _wait_healthy(service, place, found.pid, None, clock, say)
+        say(f"{service.name}: already running, pid {found.pid}, port {service.port}")
+        return {"pid": found.pid, "port": service.port, "started": False}
+    require_free(service)
+    child = processes.spawn(service.argv, log=service.log(place), environment=environment(place))
+    processes.write_pid(service.pid_file(place), child.pid)
+    _wait_healthy(service, place, child.pid, child, clock, say)
+    say(f"{service.name}: started, pid {child.pid}, port {service.port}")
+    return {"pid": child.pid, "port": service.port, "started": True}
+
+
+def _wait_healthy(
+    service: Service, place: Place, pid: int, child: subprocess.Popen[bytes] | None, clock: Clock, say: Say
+) -> None:
+    begun = said = clock.monotonic()
+    while not answers(service.port):
+        code = child.poll() if child is not None else None
+        if code is not None:
+            raise _died(service, place, code)
+        waited = clock.monotonic() - begun
+        if waited > START_LIMIT_S:
+            advice = f"Look at {service.log(place)}"
+            raise NotHealthy(name=service.name, pid=pid, port=service.port, limit=START_LIMIT_S, advice=advice)
+        if clock.monotonic() - said >= 2.0:
+            said = clock.monotonic()
+            say(f"{service.name}: starting, {waited:.0f} s")
+        clock.sleep(0.1)
+
+
+def _died(service: Service, place: Place, code: int) -> DiedAtStart:
+    service.pid_file(place).unlink(missing_ok=True)
+    log = service.log(place)
+    lines = processes.last_lines(log).splitlines()
+    return DiedAtStart(name=service.name, code=code, log=log, problems=lines, advice=f"The whole log: {log}")
+
+
+def halt(service: Service, place: Place, clock: Clock) -> str:
+    """Stop it if it runs; how that went, in words."""
+    path = service.pid_file(place)
+    found = processes.running(path)
+    ended = "not running" if found is None else processes.stop(found, service.name, clock, grace_s=15.0)
+    path.unlink(missing_ok=True)
+    return ended
+
+
+def supervisors(place: Place) -> Iterator[tuple[str, processes.Process]]:
+    """The local hosts' supervisors that run now. Ending one ends its replicas."""
+    for path in sorted(place.root.glob("hosts/*/supervisor/supervisord.pid")):
+        try:
+            pid = int(path.read_text(encoding="ascii"))
+            words = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+        except (OSError, ValueError):
+            continue
+        found = processes.look_up(pid)
+        if found is not None and "supervisord" in words and str(path.parent) in words:
+            yield path.parent.parent.name, found

@@ -1,0 +1,118 @@
+"""What the answers look like as text. Pure: values in, lines out. What is missing is shown as ``-`` or ``unknown``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Json = dict[str, Any]
+_ROLES = ("stable", "candidate", "lkg")
+
+
+def columns(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    lines = [tuple(headers), *(tuple("-" if cell is None else str(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def short(digest: object) -> str:
+    """The first 12 digits of a digest, for people."""
+    text = str(digest or "unknown")
+    return text[:19] if text.startswith("sha256:") else text
+
+
+def size(count: object) -> str:
+    """Bytes for people."""
+    if not isinstance(count, (int, float)):
+        return "-"
+    number = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def status_screen(status: Json, *, rollouts: int = 5) -> str:
+    """Everything on one screen."""
+    parts = [service_block(service) for service in status.get("services", [])] or ["no services yet: make deploy"]
+    parts.append(processes_block(status))
+    recent = status.get("rollouts", [])[:rollouts]
+    if recent:
+        parts.append(rollout_table(recent))
+    return "\n\n".join(parts)
+
+
+def service_block(service: Json) -> str:
+    """Releases by role with their weight, then the replicas."""
+    weights = service.get("weights") or {}
+    rows = [_role_row(role, service.get(role), weights.get(role, 0)) for role in _ROLES]
+    table = columns(("service " + str(service.get("name")), "model", "runtime", "release", "traffic"), rows)
+    replicas = [_replica_line(replica) for replica in service.get("replicas") or []]
+    return table + "\n" + "\n".join(replicas or ["  no replicas"])
+
+
+def _role_row(role: str, release: Json | None, weight: object) -> tuple[object, ...]:
+    if not release:
+        return (f"  {role}", None, None, None, None)
+    share = f"{weight} %"
+    return (f"  {role}", release.get("model"), release.get("runtime"), short(release.get("release")), share)
+
+
+def _replica_line(replica: Json) -> str:
+    observed = replica.get("observed_digest")
+    seen = f"loaded {short(observed)}" if observed else "loaded: not observed"
+    return f"  replica on {replica.get('host')}: {replica.get('state')}, {short(replica.get('release'))}, {seen}"
+
+
+def processes_block(status: Json) -> str:
+    """The two processes."""
+    gateway, control = status.get("gateway") or {}, status.get("control_plane") or {}
+    health = "healthy" if gateway.get("healthy") is True else "NOT HEALTHY"
+    table = f"table {gateway.get('table_version', 'unknown')}"
+    return (
+        f"gateway        {gateway.get('url')}  {health}, {table}, pid {gateway.get('pid')}\n"
+        f"control plane  {control.get('url')}  pid {control.get('pid')}"
+    )
+
+
+def rollout_table(rollouts: Iterable[Json]) -> str:
+    """One line per rollout."""
+    rows = [[r.get(key) for key in ("id", "service", "kind", "state", "verdict", "reason")] for r in rollouts]
+    return columns(("rollout", "service", "kind", "state", "verdict", "reason"), rows)
+
+
+def plan_text(plan: Json) -> str:
+    """A plan's facts, one per line; nested ones indented."""
+    return "\n".join(_facts(plan, ""))
+
+
+def _facts(value: Json, indent: str) -> Iterable[str]:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield f"{indent}{key}:"
+            yield from _facts(item, indent + "  ")
+        elif isinstance(item, list) and any(isinstance(one, dict) for one in item):
+            yield f"{indent}{key}:"
+            for one in item:
+                yield f"{indent}  - " + (
+                    ", ".join(f"{k} {v}" for k, v in one.items()) if isinstance(one, dict) else str(one)
+                )
+        else:
+            shown = ", ".join(map(str, item)) if isinstance(item, list) else item
+            yield f"{indent}{key}: {'-' if shown in (None, '') else shown}"
+
+
+def model_table(models: Iterable[Json]) -> str:
+    """One line per registered version."""
+    rows = [[m.get("ref"), m.get("format"), size(m.get("bytes")), short(m.get("digest"))] for m in models]
+    return columns(("model", "format", "size", "digest"), rows) if rows else "no models registered"
+
+
+def diff_text(diff: Json) -> str:
+    """The drift, or that there is none."""
+    if diff.get("in_sync") is True:
+        return "in sync: what runs is what stack.yaml says"
+    rows = [[d.get("what"), d.get("desired"), d.get("observed")] for d in diff.get("differences", [])]
+    return columns(("what", "desired", "observed"), rows)

@@ -1,0 +1,88 @@
+"""Each request reaches its method of the operator with the right arguments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_operator import FakeOperator
+from served import served
+from stack.config import Home
+
+from stack.api.server import NoToken, PortInUse, bind, read_token
+
+FULL = {"service": "tiny", "model": "/m.yaml", "runtime": "llamacpp/xllamacpp", "dry_run": True, "actor": "me"}
+EMPTY = {"service": None, "model": None, "runtime": None, "dry_run": False, "actor": "me"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "call"),
+    [
+        ("GET", "/status", None, ("status", ())),
+        ("GET", "/diff", None, ("diff", ())),
+        ("POST", "/plan", FULL, ("plan", (FULL,))),
+        ("POST", "/deploy", {"actor": "me"}, ("deploy", (EMPTY,))),
+        ("POST", "/rollback", {"actor": "me"}, ("rollback", ({"service": None, "actor": "me"},))),
+        ("GET", "/rollouts?limit=3", None, ("rollouts", (3,))),
+        ("GET", "/rollouts/ro-aaaaaaaaaa", None, ("rollout", ("ro-aaaaaaaaaa",))),
+        ("GET", "/rollouts/ro-a/events?after=4&wait=2.5", None, ("events", ("ro-a", 4, 2.5))),
+        ("POST", "/rollouts/ro-a/resume", {"actor": "me"}, ("resume", ("ro-a", "me"))),
+        ("POST", "/rollouts/ro-a/abort", {"actor": "me", "reason": "r"}, ("abort", ("ro-a", "r", "me"))),
+        ("GET", "/models", None, ("models", ())),
+        ("GET", "/models/tiny@1.0%3Agguf", None, ("model", ("tiny@1.0:gguf",))),
+        ("POST", "/models/tiny@1.0/verify", {}, ("verify", ("tiny@1.0",))),
+        ("POST", "/models/scrub", {"repair_from": "/copy"}, ("scrub", ("/copy",))),
+        ("GET", "/admin/audit?limit=7&after=9", None, ("audit", (7, 9))),
+    ],
+)
+def test_requests_reach_the_operator(method: str, path: str, body: Any, call: tuple[str, tuple[Any, ...]]) -> None:
+    operator = FakeOperator()
+    with served(operator) as api:
+        assert api.ask(method, f"/api/v1{path}", body).status == 200
+    assert operator.calls[0] == call
+
+
+def lines(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def test_registration_streams_progress_and_ends_with_the_result() -> None:
+    with served(FakeOperator()) as api:
+        got = lines(api.ask("POST", "/api/v1/models/register", {"path": "/m.yaml"}).content)
+    assert [list(item) for item in got] == [["progress"], ["progress"], ["done"]]
+    assert got[-1]["done"]["ref"] == "tiny@1.0"
+
+
+def test_an_error_in_the_stream_is_its_last_line() -> None:
+    from stack.core.errors import Refused
+
+    raised = Refused("other digest")
+    with served(FakeOperator(failing={"register": raised})) as api:
+        got = lines(api.ask("POST", "/api/v1/models/register", {"path": "/m.yaml"}).content)
+    assert got[-1] == raised.to_json()
+
+
+def test_the_openapi_document_lists_every_route() -> None:
+    with served(FakeOperator()) as api:
+        document = api.ask("GET", "/openapi.json").json
+    assert {"/health", "/api/v1/status", "/api/v1/rollouts/{rollout_id}/events"} <= set(document["paths"])
+
+
+def test_a_port_in_use_is_named_with_its_variable() -> None:
+    taken = bind(0)
+    with pytest.raises(PortInUse) as caught:
+        bind(taken.getsockname()[1])
+    taken.close()
+    assert "STACK_ADMIN_PORT" in caught.value.advice
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("content", [None, b"", b"short", b"\xff" * 64])
+def test_no_good_token_no_api(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "secrets").mkdir()
+        (tmp_path / "secrets" / "admin.token").write_bytes(content)
+    with pytest.raises(NoToken):
+        read_token(Home(tmp_path))
