@@ -100,7 +100,7 @@ class Fence:
 
     def note(self, op: str, step: str, epoch: int, event: str) -> None:
         """Append to the journal and fsync. The caller holds the gate."""
-        moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # noqa: UP017,TID251 - Python 3.9, a host
+        moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # noqa: TID251 - Python 3.9, a host
         line = {"op": op, "step": step, "epoch": epoch, "event": event, "time": moment, "pid": os.getpid()}
         with open(self.root / "journal.jsonl", "a+b") as file:
             if file.tell() and not self._ends_clean(file):
@@ -170,7 +170,7 @@ def run_step(fence: Fence, arguments: argparse.Namespace) -> int:
 def _call(command: List[str], lock: int) -> int:
     sys.stdout.flush()
     try:
-        return subprocess.call(command, pass_fds=(lock,), stdin=subprocess.DEVNULL)  # noqa: S603 - what we were asked to
+        return subprocess.call(command, pass_fds=(lock,), stdin=subprocess.DEVNULL)
     except OSError as error:
         print(f"{command[0]}: {error}", file=sys.stderr)
         return 127

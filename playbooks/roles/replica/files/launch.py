@@ -56,7 +56,7 @@ def record(folder: Path, launch: Dict[str, Any]) -> None:
         "artifact_digest": launch["artifact_digest"],
         "release_digest": launch["release_digest"],
         "pid": os.getpid(),
-        "started_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),  # noqa: UP017,TID251 - Python 3.9
+        "started_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),  # noqa: TID251 - Python 3.9
         "starts": int(before.get("starts", 0)) + 1,
     }
     write_durably(folder / "observed.json", json.dumps(observed, sort_keys=True))
@@ -74,7 +74,7 @@ def main() -> int:
     record(folder, launch)
     python = str(Path(launch["environment_dir"]) / "bin" / "python")
     script = str(Path(__file__).resolve().parent / LAUNCHERS[launch["engine"], launch["distribution"]])
-    os.execv(python, [python, "-u", script, str(folder)])  # noqa: S606 - no shell is the point
+    os.execv(python, [python, "-u", script, str(folder)])
     return 1
 
 

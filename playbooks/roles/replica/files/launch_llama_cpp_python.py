@@ -32,7 +32,7 @@ def main() -> None:
     """The command."""
     launch = json.loads((Path(sys.argv[1]) / "launch.json").read_text(encoding="utf-8"))
     argv = command(launch, sys.executable)
-    os.execv(argv[0], argv)  # noqa: S606 - no shell is the point
+    os.execv(argv[0], argv)
 
 
 if __name__ == "__main__":

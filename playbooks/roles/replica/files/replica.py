@@ -113,7 +113,7 @@ def ensure_supervisor(root: Path, environment: str) -> None:
     binary = root / "runtimes" / environment / "bin"
     command = [str(binary / "python"), str(binary / "supervisord"), "-c", str(base / "supervisord.conf")]
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TZ", "USER", "LOGNAME")}
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         command, env=kept, cwd=base, capture_output=True, text=True, start_new_session=True, check=False
     )
     if done.returncode or not wait_for(10, lambda: supervised(root) is not None):
@@ -290,7 +290,7 @@ def unit(replica: str) -> str:
 
 def systemctl(*words: str, check: bool = True) -> None:
     """Run systemctl; its complaint becomes the message."""
-    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)  # noqa: S603,S607
+    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise NotStarted(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
 

@@ -70,7 +70,7 @@ def begin(root: Path, op: str, epoch: str, python: str, wanted: List[Dict[str, s
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: held while any installer of it lives
             with open(log, "ab") as out:
-                subprocess.Popen(  # noqa: S603
+                subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=(lock,)
                 )
         finally:
@@ -99,7 +99,7 @@ def install(root: Path, name: str, lock: Path, python: str) -> None:
 
 
 def _fill(folder: Path, lock: Path, python: str) -> None:
-    own_pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    own_pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
     version = re.match(r"pip (\d+)", own_pip.stdout)
     borrowed = bool(version and int(version.group(1)) >= 23)
     say(f"Creating {folder.name}")
@@ -141,7 +141,7 @@ def run(command: List[str], extra: Dict[str, str]) -> None:
     """Run one command, its output into our log."""
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1", **extra}
     environment.pop("PYTHONPATH", None)
-    code = subprocess.call(command, env=environment, stdin=subprocess.DEVNULL)  # noqa: S603
+    code = subprocess.call(command, env=environment, stdin=subprocess.DEVNULL)
     if code:
         raise NotInstalled(f"{' '.join(command[:5])} ... ended with {code}")
 

@@ -1,0 +1,46 @@
+"""The environment and the settings that ansible-playbook gets from us: as little as works. Pure.
+
+Nothing of the control plane's environment goes on but what a host's own tools need on a local host (locale, proxies,
+certificates, pip's configuration); secrets that it may hold do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+_KEPT = re.compile(
+    r"(HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|SSH_AUTH_SOCK|XDG_CONFIG_HOME|PIP_[A-Z_]+"
+    r"|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy|all_proxy))\Z"
+)
+
+
+def ansible_environment(
+    inherited: Mapping[str, str], *, binaries: Path, project: Path, private: Path, control: Path, known_hosts: Path
+) -> dict[str, str]:
+    """The whole environment of one run."""
+    kept = {key: value for key, value in inherited.items() if _KEPT.match(key)}
+    ssh = (
+        "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o ConnectTimeout=10 -o StrictHostKeyChecking=yes"
+        f' -o UserKnownHostsFile="{known_hosts}" -o GlobalKnownHostsFile=/dev/null'
+    )
+    return {
+        **kept,
+        "LANG": kept.get("LANG", "C.UTF-8"),
+        "LC_ALL": kept.get("LC_ALL", "C.UTF-8"),
+        "PATH": f"{binaries}:{inherited.get('PATH', '/usr/local/bin:/usr/bin:/bin')}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "ANSIBLE_CONFIG": str(project / "ansible.cfg"),
+        "ANSIBLE_HOME": str(private / "home"),
+        "ANSIBLE_LOCAL_TEMP": str(private / "tmp"),
+        "ANSIBLE_REMOTE_TMP": "~/.ansible/tmp",
+        "ANSIBLE_HOST_KEY_CHECKING": "True",
+        "ANSIBLE_PIPELINING": "True",
+        "ANSIBLE_SSH_ARGS": ssh,
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control),
+        "ANSIBLE_NO_TARGET_SYSLOG": "True",
+        "ANSIBLE_GATHERING": "explicit",
+        "ANSIBLE_NOCOLOR": "True",
+        "ANSIBLE_LOCALHOST_WARNING": "False",
+    }

@@ -1,0 +1,74 @@
+"""Private directories for one Ansible run each: in memory where there is /dev/shm, removed whatever happens.
+
+A directory's name says which process made it. One whose maker is gone is removed at the next run, unless a process that
+the maker left behind still works with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - 0700, and on a tmpfs on purpose
+_NAME = re.compile(r"stack-run-(\d+)-(\d+)-(\d+)-\w+\Z")
+
+
+def parent(fallback: Path) -> Path:
+    """Where private directories go."""
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK | os.X_OK):
+        return _MEMORY
+    fallback.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return fallback
+
+
+@contextmanager
+def private_directory(fallback: Path) -> Iterator[Path]:
+    """A fresh 0700 directory, gone afterwards."""
+    base = parent(fallback)
+    sweep(base)
+    prefix = f"stack-run-{os.getuid()}-{os.getpid()}-{started(os.getpid())}-"
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    try:
+        for part in ("tmp", "home"):
+            (folder / part).mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(base: Path) -> list[Path]:
+    """Remove what dead processes of this user left; returns what was removed."""
+    removed = []
+    for folder in base.glob(f"stack-run-{os.getuid()}-*"):
+        match = _NAME.match(folder.name)
+        if match is None or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            continue
+        if started(int(match.group(2))) != int(match.group(3)) and not _in_use(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def started(pid: int) -> int:
+    """When the process began, in clock ticks since boot; 0 when there is none (a pid alone may be somebody else's)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError):
+        return 0
+
+
+def _in_use(folder: Path) -> bool:
+    mark = os.fsencode(folder)
+    return any(mark in _command_line(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
