@@ -9,16 +9,19 @@ from stack.registry.admit import register
 from stack.registry.catalogue import VerifyReport, list_models, show, verify
 from stack.registry.manifest import Manifest, load_manifest
 from stack.registry.progress import Progress
+from stack.registry.scrub import ScrubReport, scrub
 from stack.registry.store import ContentStore
 
 __all__ = [
     "ContentStore",
     "Manifest",
     "Progress",
+    "ScrubReport",
     "VerifyReport",
     "list_models",
     "load_manifest",
     "register",
+    "scrub",
     "show",
     "verify",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +78,20 @@ def _read(path: Path) -> Record:
     return record
 
 
-def records(store: ContentStore) -> tuple[Record, ...]:
-    """Every registered model version with its manifest's words, sorted by reference and format."""
-    return tuple(_read(path) for path in sorted((store.root / "models").glob("*.json")))
+def records(store: ContentStore, broken: list[str] | None = None) -> tuple[Record, ...]:
+    """Every registered model version with its manifest's words, sorted by reference and format.
+
+    A record that can't be trusted raises ``RecordDamaged``, or is named in ``broken`` where that is given.
+    """
+    found = []
+    for path in sorted((store.root / "models").glob("*.json")):
+        try:
+            found.append(_read(path))
+        except RecordDamaged:
+            if broken is None:
+                raise
+            broken.append(f"models/{path.name}")
+    return tuple(found)
 
 
 def list_models(store: ContentStore) -> tuple[ModelVersion, ...]:
@@ -111,8 +124,9 @@ def verify(store: ContentStore, ref: str, progress: ProgressCallback | None = No
     model = show(store, ref)
     store.read_set(model.artifact.digest)
     tally = Tally(sum(entry.size for entry in model.artifact.files), progress)
-    verdicts = tuple(_judge(store, entry, tally) for entry in model.artifact.files)
-    return VerifyReport(model=model, files=verdicts)
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)), thread_name_prefix="verify") as pool:
+        verdicts = pool.map(lambda entry: _judge(store, entry, tally), model.artifact.files)
+        return VerifyReport(model=model, files=tuple(verdicts))
 
 
 def _judge(store: ContentStore, entry: FileEntry, tally: Tally) -> FileVerdict:
