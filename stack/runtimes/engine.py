@@ -1,0 +1,83 @@
+"""What a driver is: the facts about an engine that the rest of the product asks for. Values and a protocol, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from stack.core.errors import InvalidInput
+from stack.core.release import Engine, Release
+
+
+class UnknownDistribution(InvalidInput):
+    """{engine} can't be had as {distribution}; known: {known}."""
+
+    hint = "Write the runtime as engine/distribution, e.g. llamacpp/xllamacpp."
+
+
+class CantLaunch(InvalidInput):
+    """This release can't be launched: {detail}."""
+
+    hint = "Choose an artifact format that the engine reads, and launch parameters of at least 1."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """How one distribution of an engine behaves.
+
+    `names_itself`: asked without a model name, it answers under the name it was launched with, so the answer proves
+    who gave it; others only repeat the name in the request. `streams_usage`: a stream can end with a usage chunk.
+    `sigterm_finishes_streams`: a terminated process lets running streams end. `metrics`: what it counts -> its name
+    for that; empty where it counts nothing.
+    """
+
+    distribution: str
+    liveness_path: str
+    models_path: str
+    ready_line: str
+    names_itself: bool
+    streams_usage: bool
+    concurrent: bool
+    sigterm_finishes_streams: bool
+    metrics_path: str | None = None
+    metrics: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchDescription:
+    """What the launcher on the host is told; the fields are those of `launch.json` and of the playbooks' variables."""
+
+    engine: Engine
+    distribution: str
+    environment: str
+    release_digest: str
+    artifact_digest: str
+    artifact_dir: str
+    environment_dir: str
+    served_model: str
+    bind_address: str
+    port: int
+    context: int
+    parallel: int
+    threads: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON scalars only."""
+        return asdict(self)
+
+
+class Driver(Protocol):
+    """One engine."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine's name."""
+
+    def traits(self, distribution: str) -> Traits:
+        """How this distribution behaves; raises `UnknownDistribution`."""
+
+    def launch(
+        self, release: Release, *, artifact_dir: str, environment_dir: str, host_ip: str, port: int
+    ) -> LaunchDescription:
+        """What starts `release` on a host; raises `CantLaunch`."""

@@ -1,0 +1,110 @@
+"""Will it fit? Weights, KV cache from the header's own numbers, and overhead, against the memory that is free.
+
+`fit` is pure; `preflight_fit` asks this machine first. A header without the numbers is a refusal, not a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stack.core.release import Launch, ModelVersion, Release
+from stack.runtimes.machine import available_memory, port_is_free
+
+__all__ = ["FitReport", "fit", "kv_bytes", "port_is_free", "preflight_fit"]
+
+KV_ELEMENT_BYTES = 2
+OVERHEAD_BYTES = 192 << 20
+OVERHEAD_SHARE = 0.10
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitReport:
+    """The sum for one host. What stands there already is not counted twice: `available_bytes` is what is left."""
+
+    fits: bool
+    reason: str
+    weights_bytes: int
+    kv_bytes: int | None
+    overhead_bytes: int
+    replicas: int
+    needed_bytes: int | None
+    available_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON scalars only."""
+        return asdict(self)
+
+
+def preflight_fit(model: ModelVersion, release: Release, *, replicas: int, available: int | None = None) -> FitReport:
+    """`fit` with this machine's free memory (or with `available`, for another host)."""
+    weights = sum(file.size for file in model.artifact.files)
+    free = available_memory() if available is None else available
+    return fit(model.metadata, weights, release.launch, replicas=replicas, available=free)
+
+
+def fit(
+    metadata: Mapping[str, Any], weights: int, launch: Launch, *, replicas: int, available: int | None
+) -> FitReport:
+    """The sum, and whether it fits.
+
+    1. The header lacks a number, or free memory is not known -> does not fit (nobody can say).
+    2. The context asked for is more than the model was made for -> does not fit.
+    3. More needed than free -> does not fit.   4. Otherwise -> fits.
+    """
+    kv = kv_bytes(metadata, launch)
+    overhead = OVERHEAD_BYTES + int(weights * OVERHEAD_SHARE)
+    needed = None if kv is None else replicas * (weights + kv + overhead)
+    made_for = metadata.get("context_length")
+    if needed is None or available is None:  # 1
+        what = "the header does not tell the size of the KV cache" if kv is None else "the free memory is not known"
+        fits, reason = False, f"nobody can say whether it fits: {what}"
+    elif isinstance(made_for, int) and launch.context > made_for:  # 2
+        fits, reason = False, f"a context of {launch.context} tokens is more than the model's {made_for}"
+    else:  # 3, 4
+        fits = weights > 0 and replicas > 0 and needed <= available
+        reason = f"{_mib(needed)} needed for {replicas} replica(s), {_mib(available)} free"
+    return FitReport(
+        fits=fits,
+        reason=reason,
+        weights_bytes=weights,
+        kv_bytes=kv,
+        overhead_bytes=overhead,
+        replicas=replicas,
+        needed_bytes=needed,
+        available_bytes=available,
+    )
+
+
+def kv_bytes(metadata: Mapping[str, Any], launch: Launch) -> int | None:
+    """Keys and values of all layers for every slot's whole context; None when the header lacks a number."""
+    layers, heads = metadata.get("block_count"), metadata.get("head_count_kv")
+    key = metadata.get("key_length") or _head_size(metadata)
+    value = metadata.get("value_length") or key
+    if not _positive(layers) or not _positive(key) or not _positive(value):
+        return None
+    if isinstance(heads, list):
+        if len(heads) != layers or not all(isinstance(n, int) and n >= 0 for n in heads):
+            return None
+        total_heads = sum(heads)
+    elif _positive(heads):
+        total_heads = layers * heads
+    else:
+        return None
+    return int(total_heads * (key + value) * launch.context * launch.parallel * KV_ELEMENT_BYTES)
+
+
+def _head_size(metadata: Mapping[str, Any]) -> int | None:
+    width, heads = metadata.get("embedding_length"), metadata.get("head_count")
+    if isinstance(heads, list):
+        heads = max((n for n in heads if isinstance(n, int)), default=0)
+    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
+
+
+def _positive(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number > 0
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"
