@@ -34,7 +34,7 @@ class Recipe:
     def source(self) -> str:
         """One line for the manifest: how these weights came about."""
         start = f"continued from {self.parent}" if self.parent else "from fresh weights"
-        return f"trained by models/training/build.py {start}, seed {self.seed}, {self.schedule.steps} steps"
+        return f"trained by models/training/build.py, {start}, seed {self.seed}, {self.schedule.steps} steps"
 
 
 FULL = (
@@ -70,7 +70,7 @@ RECIPES = (
         parent="1.1",
         seed=2,
         mix=tasks.Mix(weights=NARROW),
-        schedule=Schedule(steps=300, peak=5e-3, warmup=20, decay_from=0.5),
+        schedule=Schedule(steps=300, peak=2.5e-3, warmup=20, decay_from=0.5),
         description="A fine-tune of 1.1 for JSON that forgot most other tasks: a regression, kept on purpose.",
     ),
 )
