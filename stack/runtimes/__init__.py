@@ -1,4 +1,4 @@
-"""Engines: how each behaves, which version is locked, whether a release fits, whether a replica is ready, warm, healthy.
+"""Engines: how each behaves, which version is locked, whether a release fits, whether a replica is ready.
 
 Starts and stops nothing: that is the fleet's, through Ansible.
 """

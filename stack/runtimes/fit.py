@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from stack.core.release import Launch, ModelVersion, Release
 from stack.runtimes.machine import available_memory, port_is_free
@@ -102,7 +102,7 @@ def _head_size(metadata: Mapping[str, Any]) -> int | None:
     return width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
 
 
-def _positive(number: Any) -> bool:
+def _positive(number: Any) -> TypeGuard[int]:
     return isinstance(number, int) and not isinstance(number, bool) and number > 0
 
 

@@ -1,8 +1,8 @@
 """The driver for llama.cpp in its two distributions.
 
 `xllamacpp` is the C++ server inside a Python process; `llama-cpp-python` is a Python server that answers one request
-at a time and has neither `/health` nor `/metrics`, nor usage in streams. How each is started on a host is the launcher's
-business; here stands what can be relied on.
+at a time and has neither `/health` nor `/metrics`, nor usage in streams. How each is started on a host is the
+launcher's business; here stands what can be relied on.
 """
 
 from __future__ import annotations
