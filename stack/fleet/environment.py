@@ -38,6 +38,7 @@ def ansible_environment(
         "ANSIBLE_HOST_KEY_CHECKING": "True",
         "ANSIBLE_PIPELINING": "True",
         "ANSIBLE_SSH_ARGS": ssh,
+        "ANSIBLE_SSH_USETTY": "False",
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control),
         "ANSIBLE_NO_TARGET_SYSLOG": "True",
         "ANSIBLE_GATHERING": "explicit",

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -42,8 +43,10 @@ def sockets(port: int) -> tuple[list[socket.socket], int]:
     listening, connected = [], 0
     for name in os.listdir("/proc/self/fd"):
         try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
             copy = socket.socket(fileno=os.dup(int(name)))
-        except OSError:
+        except OSError:  # closed by another thread meanwhile
             continue
         with_port = copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] == port
         if with_port and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -75,9 +78,10 @@ def main() -> None:
     deadline = time.monotonic() + grace(folder, launch["grace_s"])
     for listener in sockets(launch["port"])[0]:
         listener.shutdown(socket.SHUT_RDWR)
-    while sockets(launch["port"])[1] and time.monotonic() < deadline:
+        listener.close()
+    while (left := sockets(launch["port"])[1]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    print("drained" if not sockets(launch["port"])[1] else "left with open connections", flush=True)
+    print(f"left {left} connections open" if left else "drained", flush=True)
     os._exit(0)
 
 

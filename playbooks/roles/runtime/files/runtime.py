@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Install locked Python environments on this host, in the background, with a log that can be followed.
 
-    runtime.py begin ROOT OP EPOCH PYTHON JSON    # JSON: [{"name", "lock" (path), "digest"}]; returns at once
+    runtime.py begin ROOT OP EPOCH PYTHON         # standard input: [{"name", "text", "digest"}]; returns at once
     runtime.py install ROOT NAME LOCK PYTHON      # what begin runs, fenced and detached
     runtime.py installed ROOT NAME                # exit 0 when it is there
     runtime.py poll ROOT NAME...                  # JSON: {"state", "line", "tail"}
@@ -59,11 +59,11 @@ def begin(root: Path, op: str, epoch: str, python: str, wanted: List[Dict[str, s
         name = row["name"]
         if installed(root, name):
             continue
-        check_lock(Path(row["lock"]), row["digest"])
+        lock_file = keep_lock(root, row)
         own = [python, str(here / "runtime.py")]
         step = [python, str(here / "fence.py"), "step", op, epoch, f"runtime.{name}", "--subject", name]
         observe = ["--observe", json.dumps([*own, "installed", str(root), name])]
-        command = [*step, *observe, "--", *own, "install", str(root), name, row["lock"], python]
+        command = [*step, *observe, "--", *own, "install", str(root), name, str(lock_file), python]
         log = folder_of(root, name).with_name(f"{name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(f"{folder_of(root, name)}.running", os.O_RDWR | os.O_CREAT, 0o600)
@@ -77,11 +77,15 @@ def begin(root: Path, op: str, epoch: str, python: str, wanted: List[Dict[str, s
             os.close(lock)
 
 
-def check_lock(lock: Path, digest: str) -> None:
-    """The lock file is the one that the release names."""
-    found = "sha256:" + hashlib.sha256(lock.read_bytes()).hexdigest()
-    if found != digest:
-        raise NotInstalled(f"the lock file {lock.name} is {found}, the release names {digest}")
+def keep_lock(root: Path, row: Dict[str, str]) -> Path:
+    """Write the lock file, if it is the one that the release names."""
+    found = "sha256:" + hashlib.sha256(row["text"].encode()).hexdigest()
+    if found != row["digest"]:
+        raise NotInstalled(f"the lock file of {row['name']} is {found}, the release names {row['digest']}")
+    folder = root / "runtimes" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / f"{row['name']}.txt", row["text"])
+    return folder / f"{row['name']}.txt"
 
 
 def install(root: Path, name: str, lock: Path, python: str) -> None:
@@ -196,7 +200,7 @@ def main() -> int:
     verb, root, rest = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     try:
         if verb == "begin":
-            begin(root, rest[0], rest[1], rest[2], json.loads(rest[3]))
+            begin(root, rest[0], rest[1], rest[2], json.load(sys.stdin))
         elif verb == "install":
             install(root, rest[0], Path(rest[1]), rest[2])
         elif verb == "installed":
