@@ -60,7 +60,8 @@ def digest_of_ranges(file: Readable, ranges: list[tuple[int, int]]) -> Digest:
 class Cursor:
     """A position in a file's head that only moves forward."""
 
-    def __init__(self, file: Readable, limit: int) -> None:
+    def __init__(self, file: Readable, limit: int, window: int = WINDOW) -> None:
+        self._window = window
         self._read: Callable[[int, int], bytes] = file.read_at
         self._end = min(file.size, limit)
         self._limited = file.size > limit
@@ -84,7 +85,7 @@ class Cursor:
         if self._at + count <= len(self._buffer):
             return
         start = self.offset
-        self._buffer = self._read(start, min(max(WINDOW, count), self._end - start))
+        self._buffer = self._read(start, min(max(self._window, count), self._end - start))
         self._base, self._at = start, 0
         if len(self._buffer) < count:
             raise BrokenHeader("the file ends early")
