@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,10 @@ class FormatMissing(InvalidInput):
     hint = "Register one of the formats that the manifest lists."
 
 
+class _StoppedError(Exception):
+    """Another file of the same registration failed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     """One registration."""
@@ -51,6 +56,17 @@ class _Job:
     artifact: Artifact
     store: ContentStore
     tally: Tally
+    stop: threading.Event
+
+    def advance(self, entry: FileEntry) -> Callable[[int], None]:
+        """Counts bytes of a file, and leaves when another file has failed."""
+
+        def advance(count: int) -> None:
+            if self.stop.is_set():
+                raise _StoppedError
+            self.tally.add(entry.path, count)
+
+        return advance
 
     @contextmanager
     def source(self, entry: FileEntry) -> Iterator[int]:
@@ -90,14 +106,27 @@ def register(
     if artifact is None:
         raise FormatMissing(ref=f"{manifest.name}@{manifest.version}", format=format)
     tally = Tally(sum(entry.size for entry in artifact.files), progress)
-    job = _Job(manifest=manifest, artifact=artifact, store=store, tally=tally)
-    with store.writing():
-        _refuse_other_content(job)
-        _inspect_source(job)
-        _require_room(job)
-        _gather(job)
-        metadata = _inspect_admitted(job)
-        return _publish(job, metadata)
+    job = _Job(manifest=manifest, artifact=artifact, store=store, tally=tally, stop=threading.Event())
+    try:
+        with store.writing():
+            return _register(job)
+    except OSError as error:
+        raise _store_error(job, artifact.format, error) from error
+
+
+def _register(job: _Job) -> ModelVersion:
+    _refuse_other_content(job)
+    _inspect_source(job)
+    _require_room(job)
+    _gather(job)
+    return _publish(job, _inspect_admitted(job))
+
+
+def _store_error(job: _Job, path: str, error: OSError) -> DiskFull | StoreUnavailable:
+    detail = error.strerror or str(error)
+    if error.errno in _NO_ROOM:
+        return DiskFull(store=str(job.store.root), path=path, detail=detail.lower())
+    return StoreUnavailable(store=str(job.store.root), detail=detail.lower())
 
 
 def _refuse_other_content(job: _Job) -> None:
@@ -146,10 +175,12 @@ def _gather(job: _Job) -> None:
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="admit") as pool:
         futures = [pool.submit(_admit, job, entry, first[entry.sha256] is entry) for entry in job.artifact.files]
         try:
-            for future in futures:
-                future.result()
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         finally:
+            job.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+    for future in done:
+        future.result()
 
 
 def _admit(job: _Job, entry: FileEntry, is_first: bool) -> None:
@@ -160,7 +191,7 @@ def _admit(job: _Job, entry: FileEntry, is_first: bool) -> None:
         if is_first and not _already_stored(job, entry):
             found = _copy(job, entry, source)
         else:
-            found = hash_file(source, lambda count: job.tally.add(entry.path, count))
+            found = hash_file(source, job.advance(entry))
         after = os.fstat(source)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             _forget(job, entry)
@@ -198,15 +229,14 @@ def _append(job: _Job, entry: FileEntry, source: int, partial: Path) -> Digest:
         try:
             if os.fstat(target).st_size > entry.size:
                 os.ftruncate(target, 0)
-            return copy_and_hash(source, target, lambda count: job.tally.add(entry.path, count))
+            return copy_and_hash(source, target, job.advance(entry))
         finally:
             os.close(target)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise StoreUnavailable(store=str(job.store.root), detail=error.strerror or str(error)) from error
-        for other in job.artifact.files:
-            _forget(job, other)
-        raise DiskFull(store=str(job.store.root), path=entry.path, detail=error.strerror or "full") from error
+        if error.errno in _NO_ROOM:
+            for other in job.artifact.files:
+                _forget(job, other)
+        raise _store_error(job, entry.path, error) from error
 
 
 def _inspect_admitted(job: _Job) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class ContentStore:
         """Remove what a killed writer left unfinished; partial files stay, to go on from."""
         for left in (self.root / "tmp").glob("*.new"):
             if left.is_dir():
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
 
@@ -141,7 +141,7 @@ class ContentStore:
             return decode_set(path.read_bytes(), digest)
         except FileNotFoundError as error:
             raise RecordDamaged(record=f"sets/{path.name}", reason="it is not there") from error
-        except BadRecord as error:
+        except (BadRecord, OSError) as error:
             raise RecordDamaged(record=f"sets/{path.name}", reason=str(error)) from error
 
     def write_set(self, digest: Digest, files: tuple[FileEntry, ...]) -> None:
@@ -174,7 +174,7 @@ class ContentStore:
         tree = self.root / "trees" / digest.hex
         with self._locked("trees.lock"):
             for left in (self.root / "tmp").glob("*.building"):
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)
             if tree.is_dir() and not _tree_sound(tree, files):
                 self._discard(tree)
             if not tree.is_dir():

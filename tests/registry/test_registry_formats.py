@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -207,3 +208,28 @@ def test_any_json_header(header: dict[str, Any], data: bytes) -> None:
         assert str(error)
     else:
         assert found.tensor_bytes == len(data)
+
+
+class Endless:
+    """A terabyte that begins with ``head`` and goes on with zeros: also an endless row of empty strings."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self.size = 1 << 40
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        return self._head[offset : offset + count].ljust(count, b"\0")
+
+
+def test_a_hostile_header_costs_little_memory() -> None:
+    name = b"tokenizer.ggml.tokens"
+    head = b"GGUF" + struct.pack("<IQQQ", 3, 100_000, 60_000, len(name)) + name + struct.pack("<IIQ", 9, 8, 1 << 18)
+    tracemalloc.start()
+    try:
+        for read in (gguf.read_header, safetensors.read_header):
+            with pytest.raises(BrokenHeader):
+                read(Endless(head))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20

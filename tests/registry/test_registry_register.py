@@ -9,7 +9,7 @@ import pytest
 import written
 
 from stack.core.digest import Digest
-from stack.registry import ContentStore, Progress, list_models, load_manifest, register, show, verify
+from stack.registry import ContentStore, Progress, difference, list_models, load_manifest, register, show, verify
 from stack.registry.errors import ObjectDamaged, RecordDamaged, UnknownModel, VersionTaken
 
 
@@ -173,3 +173,41 @@ def test_a_tampered_record_is_not_believed(store: ContentStore, manifest_path: P
     record.write_bytes(good.replace(b'"version":"1.0"', b'"version":"1.1"'))
     with pytest.raises(RecordDamaged):
         list_models(store)
+
+
+def test_difference(store: ContentStore, tmp_path: Path) -> None:
+    keys = {**written.KEYS, "llama.context_length": 512}
+    one = {"model.gguf": written.gguf(), "gone.txt": b"1", "same.txt": b"2"}
+    two = {"model.gguf": written.gguf(keys), "new.txt": b"1", "same.txt": b"2"}
+    before, after = (
+        register(load_manifest(written.write_model(tmp_path, {"gguf": files}, version)), "gguf", store)
+        for files, version in ((one, "1.0"), (two, "1.1"))
+    )
+    found = difference(before, after)
+    assert (found.added, found.removed, found.changed) == (("new.txt",), ("gone.txt",), ("model.gguf",))
+    assert found.metadata == {"context_length": (256, 512)}
+    assert not found.same_content
+    assert difference(before, before).same_content
+
+
+def test_a_callback_that_stops_the_job_leaves_something_to_go_on_from(store: ContentStore, manifest_path: Path) -> None:
+    class StopHere(Exception):
+        pass
+
+    def stop(step: Progress) -> None:
+        raise StopHere
+
+    manifest = load_manifest(manifest_path)
+    with pytest.raises(StopHere):
+        register(manifest, "safetensors", store, stop)
+    assert list_models(store) == ()
+    assert objects(store) == []
+    assert verify(store, register(manifest, "safetensors", store).ref).ok
+
+
+def test_the_store_s_own_records_are_these_bytes(store: ContentStore, manifest_path: Path) -> None:
+    model = register(load_manifest(manifest_path), "gguf", store)
+    golden = Path(__file__).with_name("golden")
+    record = (store.root / "models" / "demo@1.0:gguf.json").read_bytes()
+    assert record == (golden / "record.json").read_bytes()
+    assert store.set_path(model.artifact.digest).read_bytes() == (golden / "set.json").read_bytes()
