@@ -1,6 +1,6 @@
 """Run llama.cpp's own server inside this process (distribution ``xllamacpp``); started by ``launch.py``.
 
-SIGTERM drains: the listening socket is shut, running streams finish (bounded by the grace in ``drain.json``), then the
+SIGTERM drains: nobody is let in any more, running streams finish (bounded by the grace in ``drain.json``), then the
 process leaves by ``os._exit``, because the server's destructor waits up to 30 s for open connections.
 """
 
@@ -14,6 +14,7 @@ import stat
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,46 @@ def parameters(launch: dict[str, Any]) -> CommonParams:
     return params
 
 
-def sockets(port: int) -> tuple[list[socket.socket], int]:
-    """This process's listening sockets on ``port`` (duplicated), and the number of its open connections there."""
-    listening, connected = [], 0
-    for name in os.listdir("/proc/self/fd"):
+def sockets(port: int) -> tuple[set[int], int]:
+    """This process's listening descriptors on ``port``, and the number of its open connections there."""
+    listening, connected = set(), 0
+    for number in map(int, os.listdir("/proc/self/fd")):
         try:
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
-            copy = socket.socket(fileno=os.dup(int(name)))
+            with socket.socket(fileno=os.dup(number)) as copy:
+                if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.getsockname()[1] != port:
+                    continue
+                if copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    listening.add(number)
+                else:
+                    connected += 1
         except OSError:  # closed by another thread meanwhile
             continue
-        with_port = copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] == port
-        if with_port and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            listening.append(copy)
-            continue
-        connected += with_port
-        copy.close()
     return listening, connected
+
+
+def stop_accepting(address: str, port: int) -> None:
+    """Let nobody in any more, without the server noticing: it cuts running streams when its listener is shut.
+
+    A socket that nobody can reach takes the listener's descriptor; one last connection wakes the thread that still
+    waits on the old one. After that the kernel refuses connections to the port.
+    """
+    for listener in sockets(port)[0]:
+        with socket.socket(socket.AF_UNIX) as nobody:
+            nobody.bind("")  # a fresh abstract name
+            nobody.listen(1)
+            os.dup2(nobody.fileno(), listener, inheritable=False)
+        with suppress(OSError):
+            socket.create_connection((address, port), timeout=1).close()
+
+
+def at_rest(server: Server, port: int) -> bool:
+    """No open connection, or only idle ones."""
+    if not sockets(port)[1]:
+        return True
+    values = dict(line.rsplit(" ", 1) for line in server.handle_metrics().splitlines() if not line.startswith("#"))
+    return all(float(values.get(f"llamacpp:requests_{kind}", 1)) == 0 for kind in ("processing", "deferred"))
 
 
 def grace(folder: Path, default: float) -> float:
@@ -73,15 +97,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     server = Server(parameters(launch))
     print(f"listening on {server.listening_address}", flush=True)
-    while not ending.wait(0.2):
+    while not ending.wait(0.1):
         pass
     deadline = time.monotonic() + grace(folder, launch["grace_s"])
-    for listener in sockets(launch["port"])[0]:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-    while (left := sockets(launch["port"])[1]) and time.monotonic() < deadline:
+    stop_accepting(launch["bind_address"], launch["port"])
+    resting = 0  # looks in a row: a request may stand between its connection and a slot, or its last bytes after it
+    while resting < 4 and time.monotonic() < deadline:
+        resting = resting + 1 if at_rest(server, launch["port"]) else 0
         time.sleep(0.05)
-    print(f"left {left} connections open" if left else "drained", flush=True)
+    print("drained" if resting else "left with requests running", flush=True)
     os._exit(0)
 
 
