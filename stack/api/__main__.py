@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stack.api.server import bind, serve
 from stack.app import open_operator
-from stack.config import Home, ports_from_environment
+from stack.config.home import Home, ports_from_environment
 from stack.core.errors import StackError
 
 

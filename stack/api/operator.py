@@ -31,7 +31,10 @@ class Operator(Protocol):
         """The plan for ``{service, model, runtime, dry_run, actor}`` (nulls: as in stack.yaml); changes nothing."""
 
     def deploy(self, request: Json) -> Json:
-        """``{"rollout": id, "plan": {..}}``, or ``{"nothing_to_do": true, "reason": .., "status": {..}}``."""
+        """``{"rollout": id, "plan": {..}}``, or ``{"nothing_to_do": true, "reason": .., "status": {..}}``.
+
+        With ``dry_run``: ``{"dry_run": [{host, status, message, events}], "plan": {..}}``.
+        """
 
     def rollback(self, request: Json) -> Json:
         """Back to the last known good of ``{service, actor}``; answers like ``deploy``."""
@@ -45,6 +48,7 @@ class Operator(Protocol):
     def events(self, rollout_id: str, after: int, wait_s: float) -> Json:
         """``{"events": [{seq, at, state, text}], "next": seq, "state", "waiting_for"}``, seq > after.
 
+        An event's ``state`` is its kind (``phase``, ``progress``, ``host``, ...); the page's is the rollout's.
         When there are none and the state is not final, waits up to ``wait_s`` seconds for one. ``next`` is the
         last event's number; ``waiting_for`` says in words what the rollout waits for now.
         """
@@ -71,7 +75,10 @@ class Operator(Protocol):
         """Verify the whole store, repair from a second copy: ``{"ok": bool, "problems": [..], "repaired": [..]}``."""
 
     def audit(self, limit: int, after: int) -> Json:
-        """``{"records": [..], "next": seq}``: records with ``seq > after`` in order, or with ``after < 0`` the last."""
+        """``{"records": [..], "next": seq}``: with ``seq > after`` in order, or if ``after < 0`` the last.
+
+        A record has the fields of ``stack.store.rows.AuditRow`` as they are stored, so that a reader can verify them.
+        """
 
     def gateway_health(self) -> Json:
         """``{"url", "healthy", "table_version", "pid"}`` as the gateway itself says."""

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from stack.api import errors, routes
 from stack.api.guard import MAX_BODY, Guard
 from stack.api.operator import Operator
-from stack.config import Home
+from stack.config.home import Home
 from stack.core.errors import Unavailable
 
 LOOPBACK = "127.0.0.1"

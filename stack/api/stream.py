@@ -1,4 +1,4 @@
-"""A long call as a stream of JSON lines: ``{"progress": ..}`` ..., then exactly one ``{"done": ..}`` or ``{"error": ..}``.
+"""A long call as a stream of JSON lines: any number of ``progress``, then exactly one ``done`` or ``error``.
 
 A stream without its last line is a failure: the reader must treat it as one.
 """

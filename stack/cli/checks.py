@@ -18,6 +18,7 @@ from stack.core.clock import Clock
 from stack.core.errors import Unavailable
 
 Level = Literal["ok", "warn", "fail"]
+_OLDEST_PYTHON = (3, 11, 0)
 _LITTLE_DISK = 5_000_000_000
 _NO_DISK = 500_000_000
 _OLD_TABLE_S = 90 * 86400
@@ -48,10 +49,10 @@ def all_checks(place: Place, clock: Clock, locks: Path) -> Iterator[Check]:
 
 def python_version() -> Check:
     """3.11 or newer."""
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Check(name="python", level="fail", found=found, todo="Use Python 3.11 or newer: make PYTHON=python3.11")
-    return Check(name="python", level="ok", found=found)
+    version = tuple(sys.version_info[:3])
+    supported = version >= _OLDEST_PYTHON
+    todo = "" if supported else "Use Python 3.11 or newer: make PYTHON=python3.11"
+    return Check(name="python", level="ok" if supported else "fail", found=".".join(map(str, version)), todo=todo)
 
 
 def virtual_environment() -> Check:

@@ -15,7 +15,7 @@ import click
 
 from stack.cli.lazy import JSON_WANTED
 from stack.cli.main import EXIT_CODES
-from stack.config import Home, Ports, home_from_environment, ports_from_environment
+from stack.config.home import Home, Ports, home_from_environment, ports_from_environment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,9 @@ from stack.cli.client import AdminClient
 from stack.cli.command import Place, actor, answer, command, place
 from stack.cli.ending import follow, truth
 from stack.cli.lifecycle import start_all
+from stack.cli.screen import patiently
 from stack.cli.tables import plan_text
-from stack.cli.watch import EXIT_CODES
+from stack.cli.watch import EXIT_CODES, Aim
 from stack.core.errors import InvalidInput
 
 Json = dict[str, Any]
@@ -92,7 +93,8 @@ def deploy(
     if start:
         start_all(where, stack)
     client = AdminClient(where)
-    _begun(ctx, where, client, client.post("/deploy", request), wait=wait, as_json=as_json)
+    body = patiently(lambda: client.post("/deploy", request), "the control plane to check and plan")
+    _begun(ctx, where, client, body, wait=wait, as_json=as_json)
 
 
 @command("rollback", examples="stackctl rollback\nstackctl rollback --service tiny --no-wait", codes=EXIT_CODES)
@@ -104,11 +106,13 @@ def rollback(ctx: click.Context, service: str | None, wait: bool, as_json: bool)
     where = place()
     client = AdminClient(where)
     body = client.post("/rollback", {"service": service or None, "actor": actor()})
-    _begun(ctx, where, client, body, wait=wait, as_json=as_json)
+    _begun(ctx, where, client, body, wait=wait, as_json=as_json, back=True)
 
 
-def _begun(ctx: click.Context, where: Place, client: AdminClient, body: Json, *, wait: bool, as_json: bool) -> None:
-    """What the control plane answered: a rollout to watch, nothing to do, or (dry run) a plan."""
+def _begun(
+    ctx: click.Context, where: Place, client: AdminClient, body: Json, *, wait: bool, as_json: bool, back: bool = False
+) -> None:
+    """What the control plane answered: a rollout to watch, nothing to do, or what a dry run saw."""
     if body.get("nothing_to_do"):
         status = body.get("status") or client.get("/status")
         answer(body, f"nothing to do: {body.get('reason')}\n\n{truth(where, status, None)}", as_json=as_json)
@@ -116,9 +120,18 @@ def _begun(ctx: click.Context, where: Place, client: AdminClient, body: Json, *,
     rollout_id = body.get("rollout")
     if rollout_id is None:
         answer(body, plan_text(body), as_json=as_json)
-        return
+        ctx.exit(dry_run_code(body))
     if not wait:
         answer(body, f"begun: {rollout_id}\nwatch it: stackctl rollout watch {rollout_id}", as_json=as_json)
         return
     click.echo(f"rollout {rollout_id}", err=as_json)
-    follow(ctx, where, client, str(rollout_id), as_json=as_json)
+    aim = Aim(rollout=str(rollout_id), steered=bool(body.get("aborting")), back=back)
+    follow(ctx, where, client, aim, as_json=as_json)
+
+
+def dry_run_code(body: Json) -> int:
+    """0 only when every host said that it could be done."""
+    hosts = body.get("dry_run")
+    if not isinstance(hosts, list) or not hosts:
+        return 1
+    return 0 if all(host.get("status") in ("done", "already") for host in hosts) else 4

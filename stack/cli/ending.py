@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -13,7 +13,7 @@ from stack.cli.client import AdminClient
 from stack.cli.command import Place, answer
 from stack.cli.screen import screen_for
 from stack.cli.tables import processes_block, service_block
-from stack.cli.watch import exit_code, watch
+from stack.cli.watch import Aim, exit_code, watch
 from stack.core.clock import SystemClock
 
 Json = dict[str, Any]
@@ -32,21 +32,18 @@ def curl_line(place: Place, service: str, working_directory: Path) -> str:
     )
 
 
-def headline(rollout: Json) -> str:
+def headline(rollout: Json, code: int) -> str:
     """How it ended, in one sentence."""
-    code, kind = exit_code(rollout), rollout.get("kind", "rollout")
-    word = {0: "done", 3: "refused, traffic is back", 4: "failed", 6: "paused"}.get(code, "unclear")
+    word = {0: "done", 3: "refused, traffic is back", 4: "failed", 5: "not what was asked", 6: "paused"}
     reason = f": {rollout['reason']}" if rollout.get("reason") else ""
-    return f"{kind} {rollout.get('id')} {rollout.get('state')} ({word}){reason}"
+    kind, state = rollout.get("kind", "rollout"), rollout.get("state")
+    return f"{kind} {rollout.get('id')} {state} ({word.get(code, 'unclear')}){reason}"
 
 
-def next_step(rollout: Json) -> str:
+def next_step(rollout: Json, code: int) -> str:
     """What the operator can do now, where something is to be done."""
-    if exit_code(rollout) != 6:
-        return ""
-    return (
-        f"go on:   stackctl rollout resume {rollout.get('id')}\nback:    stackctl rollout abort {rollout.get('id')}\n"
-    )
+    name = rollout.get("id")
+    return f"go on:  stackctl rollout resume {name}\nback:   stackctl rollout abort {name}\n" if code == 6 else ""
 
 
 def truth(place: Place, status: Json, service: str | None) -> str:
@@ -59,31 +56,28 @@ def truth(place: Place, status: Json, service: str | None) -> str:
     return "\n\n".join(parts)
 
 
-def follow(
-    ctx: click.Context, place: Place, client: AdminClient, rollout_id: str, *, as_json: bool, after: int = 0
-) -> None:
+def follow(ctx: click.Context, place: Place, client: AdminClient, aim: Aim, *, as_json: bool) -> NoReturn:
     """Watch, say what is true, leave with the outcome's exit code."""
     clock = SystemClock()
     screen = screen_for(lambda text: click.echo(text, err=as_json), clock, to_stderr=as_json)
     try:
-        rollout = watch(client, rollout_id, screen, clock, after=after)
+        rollout = watch(client, aim, screen, clock)
     except KeyboardInterrupt:
         screen.close()
-        click.echo(
-            f"\nno longer watching; {rollout_id} goes on. Watch again: stackctl rollout watch {rollout_id}", err=True
-        )
-        click.echo(f"stop it: stackctl rollout abort {rollout_id}", err=True)
+        again, stop = f"stackctl rollout watch {aim.rollout}", f"stackctl rollout abort {aim.rollout}"
+        click.echo(f"\nno longer watching; {aim.rollout} goes on\nwatch again: {again}\nstop it:     {stop}", err=True)
         ctx.exit(_INTERRUPTED)
     finally:
         screen.close()
-    finish(place, client, rollout, as_json=as_json)
-    ctx.exit(exit_code(rollout))
+    code = exit_code(rollout, back=aim.back)
+    finish(place, client, rollout, code, as_json=as_json)
+    ctx.exit(code)
 
 
-def finish(place: Place, client: AdminClient, rollout: Json, *, as_json: bool) -> None:
+def finish(place: Place, client: AdminClient, rollout: Json, code: int, *, as_json: bool) -> None:
     """The last words of a rollout."""
     status = client.get("/status")
     evidence = f"evidence: {rollout['evidence']}\n" if rollout.get("evidence") else ""
-    service = rollout.get("service")
-    human = f"\n{headline(rollout)}\n{evidence}{next_step(rollout)}\n{truth(place, status, service)}"
-    answer({"rollout": rollout, "exit_code": exit_code(rollout), "status": status}, human, as_json=as_json)
+    table = truth(place, status, rollout.get("service"))
+    human = f"\n{headline(rollout, code)}\n{evidence}{next_step(rollout, code)}\n{table}"
+    answer({"rollout": rollout, "exit_code": code, "status": status}, human, as_json=as_json)

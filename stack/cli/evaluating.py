@@ -95,7 +95,7 @@ def _run_code(result: EvalRun) -> int:
 
 def run_text(result: EvalRun) -> str:
     """Counts, then the first failing cases."""
-    failing = [(s.test, s.task, s.reason) for s in result.failed[:_ALL_FAILING_CASES]]
+    failing = [(s.test_id, s.task, s.reason) for s in result.failed[:_ALL_FAILING_CASES]]
     head = f"{result.suite}: {result.passed} of {result.planned} passed, {result.seconds:.1f} s"
     return head + ("\n\n" + columns(("failed", "task", "why"), failing) if failing else "")
 

@@ -10,7 +10,7 @@ import click
 from stack.cli.client import AdminClient, segment
 from stack.cli.command import answer, command, place
 from stack.cli.deploying import NoSuchManifest
-from stack.cli.screen import screen_for
+from stack.cli.screen import patiently, screen_for
 from stack.cli.tables import model_table, plan_text
 from stack.core.clock import SystemClock
 
@@ -69,7 +69,9 @@ def show(ref: str, as_json: bool) -> None:
 @click.pass_context
 def verify(ctx: click.Context, ref: str, as_json: bool) -> None:
     """Read every byte of one version again and compare digests."""
-    _judge(ctx, AdminClient(place()).post(f"/models/{segment(ref)}/verify"), as_json=as_json)
+    client = AdminClient(place())
+    body = patiently(lambda: client.post(f"/models/{segment(ref)}/verify"), "every byte to be read")
+    _judge(ctx, body, as_json=as_json)
 
 
 @command(
@@ -80,7 +82,9 @@ def verify(ctx: click.Context, ref: str, as_json: bool) -> None:
 def scrub(ctx: click.Context, repair_from: Path | None, as_json: bool) -> None:
     """Verify the whole store; with a second copy, repair what is broken."""
     copy = str(repair_from.resolve()) if repair_from else None
-    _judge(ctx, AdminClient(place()).post("/models/scrub", {"repair_from": copy}), as_json=as_json)
+    client = AdminClient(place())
+    body = patiently(lambda: client.post("/models/scrub", {"repair_from": copy}), "every byte to be read")
+    _judge(ctx, body, as_json=as_json)
 
 
 def _judge(ctx: click.Context, body: Json, *, as_json: bool) -> None:

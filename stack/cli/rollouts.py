@@ -8,7 +8,7 @@ from stack.cli.client import AdminClient, segment
 from stack.cli.command import actor, answer, command, place
 from stack.cli.ending import follow
 from stack.cli.tables import plan_text, rollout_table
-from stack.cli.watch import EXIT_CODES, last_event
+from stack.cli.watch import EXIT_CODES, Aim, last_event
 from stack.core.errors import InvalidInput
 
 
@@ -43,7 +43,7 @@ def watch_(ctx: click.Context, rollout_id: str | None, as_json: bool) -> None:
     """Follow a rollout until it ends or pauses; default: the newest."""
     where = place()
     client = AdminClient(where)
-    follow(ctx, where, client, rollout_id or newest(client), as_json=as_json)
+    follow(ctx, where, client, Aim(rollout=rollout_id or newest(client)), as_json=as_json)
 
 
 @command(
@@ -73,7 +73,8 @@ def _steer(ctx: click.Context, rollout_id: str, what: str, body: dict[str, str],
     seen = last_event(client, rollout_id)
     answered = client.post(f"/rollouts/{segment(rollout_id)}/{what}", body)
     if wait:
-        follow(ctx, where, client, rollout_id, as_json=as_json, after=seen)
+        aim = Aim(rollout=rollout_id, after=seen, steered=True, back=what == "abort")
+        follow(ctx, where, client, aim, as_json=as_json)
     answer(answered, f"{what}: {rollout_id} is {answered.get('state')}", as_json=as_json)
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Protocol, TypeVar
 
-from stack.core.clock import Clock
+import click
+
+from stack.core.clock import Clock, SystemClock
+
+T = TypeVar("T")
 
 HEARTBEAT_S = 5.0
 
@@ -75,3 +80,18 @@ def screen_for(say: Callable[[str], None], clock: Clock, *, to_stderr: bool) -> 
     """A live screen on a terminal."""
     stream = sys.stderr if to_stderr else sys.stdout
     return LiveScreen(clock, to_stderr=to_stderr) if stream.isatty() else PlainScreen(say, clock)
+
+
+def patiently(call: Callable[[], T], what: str) -> T:
+    """Run ``call`` in a thread; on stderr, say what is waited for while it takes."""
+    clock = SystemClock()
+    begun = clock.monotonic()
+    screen = screen_for(lambda text: click.echo(text, err=True), clock, to_stderr=True)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(call)
+        try:
+            while not wait([future], timeout=0.5).done:
+                screen.waiting(what, clock.monotonic() - begun)
+        finally:
+            screen.close()
+        return future.result()

@@ -24,10 +24,7 @@ class PortTaken(Unavailable):
 
 
 class DiedAtStart(Unavailable):
-    """The {name} ended with code {code} while starting. The end of {log}:
-
-    The log's lines follow as a fact.
-    """
+    """The {name} ended with code {code} while starting. The end of {log} follows."""
 
 
 class NotHealthy(Unavailable):
@@ -48,6 +45,7 @@ class Service:
     module: str
     port: int
     variable: str
+    grace_s: float
     arguments: tuple[str, ...]
 
     def pid_file(self, place: Place) -> Path:
@@ -69,7 +67,12 @@ def gateway(place: Place) -> Service:
     port = place.ports.gateway
     arguments = ("--home", str(place.root), "--port", str(port))
     return Service(
-        name="gateway", module="stack.gateway", port=port, variable="STACK_GATEWAY_PORT", arguments=arguments
+        name="gateway",
+        module="stack.gateway",
+        port=port,
+        variable="STACK_GATEWAY_PORT",
+        grace_s=40.0,
+        arguments=arguments,
     )
 
 
@@ -81,6 +84,7 @@ def control_plane(place: Place, stack: Path) -> Service:
         module="stack.api",
         port=place.ports.admin,
         variable="STACK_ADMIN_PORT",
+        grace_s=20.0,
         arguments=arguments,
     )
 
@@ -163,7 +167,7 @@ def halt(service: Service, place: Place, clock: Clock) -> str:
     """Stop it if it runs; how that went, in words."""
     path = service.pid_file(place)
     found = processes.running(path)
-    ended = "not running" if found is None else processes.stop(found, service.name, clock, grace_s=15.0)
+    ended = "not running" if found is None else processes.stop(found, service.name, clock, grace_s=service.grace_s)
     path.unlink(missing_ok=True)
     return ended
 

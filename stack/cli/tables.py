@@ -46,24 +46,25 @@ def status_screen(status: Json, *, rollouts: int = 5) -> str:
 
 def service_block(service: Json) -> str:
     """Releases by role with their weight, then the replicas."""
-    weights = service.get("weights") or {}
-    rows = [_role_row(role, service.get(role), weights.get(role, 0)) for role in _ROLES]
+    weights = service.get("weights")
+    rows = [_role_row(role, service.get(role), weights) for role in _ROLES]
     table = columns(("service " + str(service.get("name")), "model", "runtime", "release", "traffic"), rows)
     replicas = [_replica_line(replica) for replica in service.get("replicas") or []]
     return table + "\n" + "\n".join(replicas or ["  no replicas"])
 
 
-def _role_row(role: str, release: Json | None, weight: object) -> tuple[object, ...]:
+def _role_row(role: str, release: Json | None, weights: Json | None) -> tuple[object, ...]:
     if not release:
         return (f"  {role}", None, None, None, None)
-    share = f"{weight} %"
+    share = "unknown" if weights is None else f"{weights.get(role, 0)} %"
     return (f"  {role}", release.get("model"), release.get("runtime"), short(release.get("release")), share)
 
 
 def _replica_line(replica: Json) -> str:
-    observed = replica.get("observed_digest")
-    seen = f"loaded {short(observed)}" if observed else "loaded: not observed"
-    return f"  replica on {replica.get('host')}: {replica.get('state')}, {short(replica.get('release'))}, {seen}"
+    """A release is named when it is what was wanted; anything else stands out."""
+    wanted, observed = replica.get("release"), replica.get("observed_digest")
+    seen = "not observed" if not observed else "observed" if observed == wanted else f"BUT RUNS {short(observed)}"
+    return f"  replica on {replica.get('host')}: {replica.get('state')}, {short(wanted)} {seen}"
 
 
 def processes_block(status: Json) -> str:
@@ -95,13 +96,14 @@ def _facts(value: Json, indent: str) -> Iterable[str]:
             yield from _facts(item, indent + "  ")
         elif isinstance(item, list) and any(isinstance(one, dict) for one in item):
             yield f"{indent}{key}:"
-            for one in item:
-                yield f"{indent}  - " + (
-                    ", ".join(f"{k} {v}" for k, v in one.items()) if isinstance(one, dict) else str(one)
-                )
+            yield from (f"{indent}  - {_one_line(one)}" for one in item)
         else:
             shown = ", ".join(map(str, item)) if isinstance(item, list) else item
             yield f"{indent}{key}: {'-' if shown in (None, '') else shown}"
+
+
+def _one_line(value: object) -> str:
+    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
 
 
 def model_table(models: Iterable[Json]) -> str:

@@ -5,6 +5,7 @@ How it ended is decided by ``exit_code`` (pure). A state that is not known is ne
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from stack.cli.client import AdminClient, NotRunning, segment
@@ -14,49 +15,74 @@ from stack.core.clock import Clock
 Json = dict[str, Any]
 FINAL = frozenset({"promoted", "rolled_back", "failed"})
 PATIENCE_S = 60.0
+UNHEARD_S = 10.0
+EVIDENCE_S = 5.0
 EXIT_CODES = """\b
-  0 promoted (or rolled back by hand)   4 failed
+  0 promoted (for rollback and abort: it went back)   4 failed
   3 rolled back by the evidence, or aborted   6 paused: not enough evidence
   130 watching was interrupted; the rollout goes on"""
 
 
-def exit_code(rollout: Json) -> int:
-    """What the command leaves with for a rollout in this state."""
-    state, kind = rollout.get("state"), rollout.get("kind")
-    if state == "promoted" or (state == "rolled_back" and kind == "rollback"):
-        return 0
-    return {"rolled_back": 3, "failed": 4, "paused": 6}.get(str(state), 1)
+def exit_code(rollout: Json, *, back: bool = False) -> int:
+    """What the command leaves with for a rollout in this state. ``back``: going back is what was asked for."""
+    state = str(rollout.get("state"))
+    if back or rollout.get("kind") == "rollback":
+        return {"rolled_back": 0, "failed": 4, "paused": 6, "promoted": 5}.get(state, 1)
+    return {"promoted": 0, "rolled_back": 3, "failed": 4, "paused": 6}.get(state, 1)
 
 
-def watch(client: AdminClient, rollout_id: str, screen: Screen, clock: Clock, *, after: int = 0) -> Json:
-    """Show events with a number above ``after``; the rollout as it is when it is final or pauses.
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What to watch and why.
 
-    A pause counts when its event was seen: right after a resume the state may still say paused.
+    ``after``: events up to this number are known. ``steered``: it was just told to go on, so a pause counts only
+    once it was seen to have left it, or when it has not moved for a while. ``back``: see ``exit_code``.
     """
-    path, last_state = f"/rollouts/{segment(rollout_id)}", ""
-    quiet_since = clock.monotonic()
+
+    rollout: str
+    after: int = 0
+    steered: bool = False
+    back: bool = False
+
+    @property
+    def path(self) -> str:
+        """Where the API has it."""
+        return f"/rollouts/{segment(self.rollout)}"
+
+
+def watch(client: AdminClient, aim: Aim, screen: Screen, clock: Clock) -> Json:
+    """Show its events as they come; the rollout as it is when it is final or pauses."""
+    after, pause_counts, ended = aim.after, not aim.steered, False
+    begun = quiet_since = clock.monotonic()
     while True:
-        page = _events(client, path, after, screen, clock)
+        page = _events(client, aim.path, after, 0.0 if ended else HEARTBEAT_S - 1.0, screen, clock)
         for event in page.get("events", []):
             screen.event(_line(event))
-            last_state = str(event.get("state", ""))
             quiet_since = clock.monotonic()
-        after = int(page.get("next", after))
-        state = str(page.get("state"))
+        after, state = int(page.get("next", after)), str(page.get("state"))
+        pause_counts = pause_counts or state != "paused" or clock.monotonic() - begun > UNHEARD_S
+        ended = state in FINAL or (state == "paused" and pause_counts)
+        if ended and not page.get("events"):
+            return _concluded(client, aim, state, clock)
         screen.waiting(str(page.get("waiting_for") or state), clock.monotonic() - quiet_since)
-        if state in FINAL and not page.get("events"):
-            break
-        if state == "paused" == last_state:
-            break
-    return client.get(path)
 
 
-def _events(client: AdminClient, path: str, after: int, screen: Screen, clock: Clock) -> Json:
+def _concluded(client: AdminClient, aim: Aim, state: str, clock: Clock) -> Json:
+    """The evidence is written just after the last transition: give it a moment."""
+    deadline = clock.monotonic() + EVIDENCE_S
+    rollout = client.get(aim.path)
+    while state in FINAL and not rollout.get("evidence") and clock.monotonic() < deadline:
+        clock.sleep(0.1)
+        rollout = client.get(aim.path)
+    return rollout
+
+
+def _events(client: AdminClient, path: str, after: int, wait_s: float, screen: Screen, clock: Clock) -> Json:
     """One long poll; a control plane that does not answer is given a minute to come back."""
     lost_at = clock.monotonic()
     while True:
         try:
-            return client.get(f"{path}/events", after=after, wait=HEARTBEAT_S - 1.0)
+            return client.get(f"{path}/events", after=after, wait=wait_s)
         except NotRunning:
             lost_for = clock.monotonic() - lost_at
             if lost_for > PATIENCE_S:

@@ -31,7 +31,7 @@ class Busy(Conflict):
 def script(*states: str) -> list[Json]:
     """Events that walk through these states."""
     return [
-        {"seq": n, "at": "2026-01-01T00:00:00.000000Z", "state": state, "text": f"step {n}"}
+        {"seq": n, "at": "2026-01-01T00:00:00.000000Z", "state": "phase", "text": f"step {n}: {state}", "now": state}
         for n, state in enumerate(states, start=1)
     ]
 
@@ -45,7 +45,9 @@ class FakeOperator:
         self.calls: list[tuple[str, Any]] = []
         self.nothing_to_do = False
         self.in_sync = True
+        self.dry_run: list[Json] = [{"host": "local", "status": "done", "message": "", "events": ["would start"]}]
         self.ok = True
+        self.rollback_says: Json = {"plan": {}}
         self.records: list[Json] = []
         self.truncate_stream = False
         self._lock = threading.Condition()
@@ -93,13 +95,15 @@ class FakeOperator:
 
     def deploy(self, request: Json) -> Json:
         self._asked("deploy", request)
+        if request["dry_run"]:
+            return {"dry_run": self.dry_run, "plan": {}}
         if self.nothing_to_do:
             return {"nothing_to_do": True, "reason": "tiny@1.0 is stable already", "status": self.status()}
         return {"rollout": "ro-aaaaaaaaaa", "plan": {}}
 
     def rollback(self, request: Json) -> Json:
         self._asked("rollback", request)
-        return {"rollout": "ro-aaaaaaaaaa", "plan": {}}
+        return {"rollout": "ro-aaaaaaaaaa", **self.rollback_says}
 
     def rollouts(self, limit: int) -> Json:
         self._asked("rollouts", limit)
@@ -158,7 +162,7 @@ class FakeOperator:
         return {"records": found, "next": found[-1]["seq"] if found else after}
 
     def _state(self) -> str:
-        return str(self._events[-1]["state"])
+        return str(self._events[-1]["now"])
 
     def _rollout(self) -> Json:
         return {

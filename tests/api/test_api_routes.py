@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_operator import FakeOperator
 from served import served
-from stack.config import Home
+from stack.config.home import Home
 
 from stack.api.server import NoToken, PortInUse, bind, read_token
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Open
 from fake_operator import FakeOperator
-from stack.config import Home, Ports
+from stack.config.home import Home, Ports
 
 from stack.cli.command import Place
 from stack.cli.ending import curl_line
@@ -37,6 +37,29 @@ def test_the_exit_code_is_how_it_ended(shell: Open, kind: str, state: str, code:
     assert as_json.exit_code == code
     assert json.loads(as_json.stdout)["rollout"]["state"] == state
     assert json.loads(as_json.stdout)["exit_code"] == code
+
+
+def test_a_rollback_that_aborts_a_running_deploy_is_done_when_it_is_back(shell: Open) -> None:
+    opened = shell(FakeOperator("holding", "reverting", "rolled_back", kind="deploy"))
+    opened.operator.rollback_says = {"aborting": True}
+    assert opened.run("rollback").exit_code == 0
+    assert opened.run("rollout", "abort", "ro-aaaaaaaaaa").exit_code == 0
+
+
+def test_an_abort_that_came_too_late_is_not_done(shell: Open) -> None:
+    assert shell(FakeOperator("holding", "promoted")).run("rollout", "abort", "ro-aaaaaaaaaa").exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [(["done"], 0), (["done", "already"], 0), (["done", "failed"], 4), (["unreachable"], 4), ([], 1)],
+)
+def test_a_dry_run_is_good_only_when_every_host_said_so(shell: Open, statuses: list[str], code: int) -> None:
+    opened = shell()
+    opened.operator.dry_run = [{"host": f"h{n}", "status": s} for n, s in enumerate(statuses)]
+    result = opened.run("deploy", "--dry-run")
+    assert result.exit_code == code
+    assert opened.operator.calls[-1][1][0]["dry_run"] is True
 
 
 @pytest.mark.parametrize("rollout", [{}, {"state": None}, {"state": "PROMOTED"}, {"state": "holding"}])
