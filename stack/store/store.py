@@ -1,0 +1,117 @@
+"""The store: opens the database, brings it up to date, and hands out transactions.
+
+A transaction is whole or absent. ``transaction()`` is the only writer of its moment (other threads and processes
+wait), so what is read in it may gate what is written in it; ``reading()`` sees one moment and waits for nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
+
+from stack.core.clock import Clock, SystemClock
+from stack.core.errors import StackError
+from stack.store.dialect import BUSY_S, Dialect, dialect_for
+from stack.store.errors import StoreBusy
+from stack.store.journal import JournalReads, JournalWrites
+from stack.store.leases import LeaseWrites
+from stack.store.migrations import migrate
+from stack.store.rollouts import RolloutReads, RolloutWrites
+from stack.store.serving import ServingReads, ServingWrites
+
+_OPENING_TRIES = 20
+
+
+class Reading(RolloutReads, ServingReads, JournalReads):
+    """Everything that can be read, as of one moment."""
+
+
+class Transaction(RolloutWrites, LeaseWrites, ServingWrites, JournalWrites, Reading):
+    """Everything that can be read and written; committed when its block ends, undone when it raises."""
+
+
+class Store:
+    """Thread-safe; one per process. Make it with ``Store.open``."""
+
+    def __init__(self, engine: Engine, dialect: Dialect, clock: Clock) -> None:
+        self._engine = engine
+        self._dialect = dialect
+        self._clock = clock
+        self._writer = threading.Lock()
+        self._writing = threading.local()
+
+    @classmethod
+    def open(cls, place: str | Path, clock: Clock | None = None) -> Self:
+        """Open or create the store at a path or URL, and migrate it. Refuses a newer schema and foreign databases."""
+        clock = clock or SystemClock()
+        dialect = dialect_for(place)
+        store = cls(dialect.engine(), dialect, clock)
+        try:
+            store._migrate(str(place))
+        except StackError:
+            store.close()
+            raise
+        return store
+
+    def _migrate(self, place: str) -> None:
+        """Two processes may create the same database at once; then one is told BUSY without waiting: try again."""
+        for left in reversed(range(_OPENING_TRIES)):
+            try:
+                with self._connected(self._dialect.begin_write()) as connection:
+                    migrate(connection, self._dialect, place)
+                return
+            except StoreBusy:
+                if not left:
+                    raise
+                self._clock.sleep(0.05)
+
+    def close(self) -> None:
+        """Close every connection. Transactions that are open come to nothing."""
+        self._engine.dispose()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Read and write. Must not be nested in one thread."""
+        if getattr(self._writing, "here", False):
+            raise RuntimeError("a transaction inside a transaction: pass the outer one on")
+        if not self._writer.acquire(timeout=BUSY_S):
+            raise StoreBusy("another thread is writing")
+        self._writing.here = True
+        try:
+            with self._connected(self._dialect.begin_write()) as connection:
+                yield Transaction(connection, self._dialect, self._clock)
+        finally:
+            self._writing.here = False
+            self._writer.release()
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Read only."""
+        with self._connected(self._dialect.begin_read()) as connection:
+            yield Reading(connection, self._dialect, self._clock)
+
+    def check(self) -> str:
+        """Read the whole database; ``ok``, or what is wrong with it."""
+        with self._connected(self._dialect.begin_read()) as connection:
+            return str(connection.exec_driver_sql(self._dialect.check()).scalar())
+
+    @contextmanager
+    def _connected(self, begin: str) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection, connection.begin():
+                connection.exec_driver_sql(begin)
+                yield connection
+        except DBAPIError as error:
+            meaning = self._dialect.explain(error)
+            if meaning is None:
+                raise
+            raise meaning from error
+        except NoConnection as error:
+            raise StoreBusy("too many readers at once") from error
