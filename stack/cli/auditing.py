@@ -1,4 +1,4 @@
-"""``audit tail`` and ``audit verify``. The chain is checked here, from the records: not by the process that wrote them."""
+"""``audit tail`` and ``audit verify``. The chain is checked here, not by the process that wrote it."""
 
 from __future__ import annotations
 

@@ -99,8 +99,14 @@ def process(place: Place, service: starting.Service) -> Check:
     """Running and answering; or not running, with its port free."""
     path = service.pid_file(place)
     found = processes.running(path)
-    if found is not None and starting.answers(service.port):
+    said = None if found is None else starting.health(service.port)
+    if found is not None and said == 200:
         return Check(name=service.name, level="ok", found=f"pid {found.pid}, port {service.port}")
+    if found is not None and said in service.up_statuses:
+        text = f"pid {found.pid} has nothing healthy to route to"
+        return Check(
+            name=service.name, level="warn", found=text, todo="make deploy; stackctl status shows the replicas"
+        )
     if found is not None:
         todo = f"Look at {service.log(place)}; then stackctl down && stackctl up"
         return Check(name=service.name, level="fail", found=f"pid {found.pid} does not answer", todo=todo)

@@ -46,6 +46,7 @@ class Service:
     port: int
     variable: str
     grace_s: float
+    up_statuses: frozenset[int]
     arguments: tuple[str, ...]
 
     def pid_file(self, place: Place) -> Path:
@@ -72,6 +73,7 @@ def gateway(place: Place) -> Service:
         port=port,
         variable="STACK_GATEWAY_PORT",
         grace_s=40.0,
+        up_statuses=frozenset({200, 503}),  # 503: it runs and has no replica to route to, as before a first deploy
         arguments=arguments,
     )
 
@@ -85,6 +87,7 @@ def control_plane(place: Place, stack: Path) -> Service:
         port=place.ports.admin,
         variable="STACK_ADMIN_PORT",
         grace_s=20.0,
+        up_statuses=frozenset({200}),
         arguments=arguments,
     )
 
@@ -100,14 +103,14 @@ def environment(place: Place) -> dict[str, str]:
     return {**os.environ, **spelled}
 
 
-def answers(port: int, timeout: float = 2.0) -> bool:
-    """Whether /health on this loopback port says 200."""
+def health(port: int, timeout: float = 2.0) -> int | None:
+    """The status of /health on this loopback port; None without an answer in HTTP."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("GET", "/health")
-        return connection.getresponse().status == 200
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
 
@@ -142,7 +145,7 @@ def _wait_healthy(
     service: Service, place: Place, pid: int, child: subprocess.Popen[bytes] | None, clock: Clock, say: Say
 ) -> None:
     begun = said = clock.monotonic()
-    while not answers(service.port):
+    while health(service.port) not in service.up_statuses:
         code = child.poll() if child is not None else None
         if code is not None:
             raise _died(service, place, code)

@@ -1,40 +1,20 @@
-"""The command line against a real admin API with a fake operator behind it."""
+"""A state directory, and the command line against a real admin API. The API's fakes stand in tests/api."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "api"))
 
+from cli_shell import Open, Shell
 from fake_operator import FakeOperator
-from served import TOKEN, Served, served
-
-from stack.cli.main import cli
-
-
-@dataclass
-class Shell:
-    """A place with an operator behind its admin port."""
-
-    operator: FakeOperator
-    api: Served
-    home: Path
-
-    def run(self, *arguments: str) -> Result:
-        """stackctl with these arguments."""
-        environment = {"STACK_HOME": str(self.home), "STACK_ADMIN_PORT": str(self.api.port)}
-        return CliRunner().invoke(cli, list(arguments), env=environment)
-
-
-Open = Callable[..., Shell]
+from served import TOKEN, served
 
 
 @pytest.fixture
@@ -49,17 +29,13 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def shell(home: Path) -> Iterator[Open]:
     """``shell(FakeOperator(..))`` opens a Shell."""
-    opened: list[Any] = []
+    with ExitStack() as opened:
 
-    def open_(operator: FakeOperator | None = None) -> Shell:
-        operator = operator or FakeOperator()
-        context = served(operator)
-        opened.append(context)
-        return Shell(operator, context.__enter__(), home)
+        def open_(operator: FakeOperator | None = None) -> Shell:
+            operator = operator or FakeOperator()
+            return Shell(operator, opened.enter_context(served(operator)), home)
 
-    yield open_
-    for context in opened:
-        context.__exit__(None, None, None)
+        yield open_
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from cli_shell import Open
 from click.testing import CliRunner
-from conftest import Open
 from fake_operator import Busy, FakeOperator
 
 from stack.cli.main import cli

@@ -8,14 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Open
+from cli_shell import Open
 from fake_operator import FakeOperator
-from stack.config.home import Home, Ports
 
 from stack.cli.command import Place
 from stack.cli.ending import curl_line
 from stack.cli.screen import PlainScreen
 from stack.cli.watch import exit_code
+from stack.config.home import Home, Ports
 from stack.core.clock import ManualClock
 
 
