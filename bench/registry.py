@@ -111,16 +111,16 @@ def sha256sum(files: list[Path]) -> None:
     subprocess.run(["sha256sum", *map(str, files)], check=True, stdout=subprocess.DEVNULL)
 
 
-def child(code: str, *arguments: str) -> int:
-    """Run the registry in a process of its own; its peak memory in MiB above that of the imports alone."""
-    preamble = (
-        "import sys,resource;from pathlib import Path;from stack.registry import *;"
-        "before=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+def peak_memory(code: str, *arguments: str) -> dict[str, int]:
+    """Peak memory in MiB of a process of its own: after the imports, and after the work."""
+    peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024"
+    program = (
+        f"import sys,resource;from pathlib import Path;from stack.registry import *;b={peak};{code};print(b,{peak})"
     )
-    tail = ";print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)//1024)"
-    command = [sys.executable, "-c", preamble + code + tail, *arguments]
+    command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
-    return int(done.stdout)
+    before, after = map(int, done.stdout.split())
+    return {"imports": before, "peak": after}
 
 
 def one_round(folder: Path, manifests: dict[str, Path]) -> dict[str, float]:
@@ -156,11 +156,11 @@ def main() -> None:
         one_round(folder, manifests)  # warms the page cache
         rounds = [one_round(folder, manifests) for _ in range(options.rounds)]
         code = "register(load_manifest(Path(sys.argv[1])),'gguf',ContentStore(Path(sys.argv[2])))"
-        memory = {n: child(code, str(p), str(folder / f"{n}-store")) for n, p in manifests.items()}
+        memory = {n: peak_memory(code, str(p), str(folder / f"{n}-store")) for n, p in manifests.items()}
     report(options, rounds, memory)
 
 
-def report(options: argparse.Namespace, rounds: list[dict[str, float]], memory: dict[str, int]) -> None:
+def report(options: argparse.Namespace, rounds: list[dict[str, float]], memory: dict[str, dict[str, int]]) -> None:
     """Medians, ratios of each round's own numbers, and the targets."""
     seconds = {key: statistics.median(took[key] for took in rounds) for key in rounds[0]}
     pairs = {
@@ -181,7 +181,8 @@ def report(options: argparse.Namespace, rounds: list[dict[str, float]], memory: 
         target = f"target <= {ratio['target']}" if ratio["target"] else ""
         print(f"  {title:<40} {ratio['median']:8.3f}    ({ratio['low']:.3f}..{ratio['high']:.3f}) {target}")
     for name, amount in memory.items():
-        print(f"  {'memory of registering ' + name:<40} {amount:8d} MiB above the imports")
+        title = f"memory of registering {name}"
+        print(f"  {title:<40} {amount['peak']:8d} MiB peak ({amount['imports']} MiB after imports)")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     body = {"size": options.size, "rounds": rounds, "seconds": seconds, "ratios": ratios, "memory_mib": memory}
     options.out.write_text(json.dumps(body, indent=2) + "\n")

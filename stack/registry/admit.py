@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from stack.core.digest import Digest
-from stack.core.errors import InvalidInput
+from stack.core.errors import InvalidInput, StackError
 from stack.core.release import Artifact, ArtifactFormat, FileEntry, ModelVersion
 from stack.registry.catalogue import find_record, record_name
 from stack.registry.errors import DigestMismatch, DiskFull, SourceChanged, StoreUnavailable, VersionTaken
@@ -118,8 +118,14 @@ def _register(job: _Job) -> ModelVersion:
     _refuse_other_content(job)
     _inspect_source(job)
     _require_room(job)
-    _gather(job)
-    return _publish(job, _inspect_admitted(job))
+    try:
+        _gather(job)
+        metadata = inspect(job.artifact, job.admitted)
+    except StackError:  # refused or out of room: leave nothing. An interruption leaves its partial files instead
+        for entry in job.artifact.files:
+            job.store.partial_path(entry.sha256).unlink(missing_ok=True)
+        raise
+    return _publish(job, metadata)
 
 
 def _store_error(job: _Job, path: str, error: OSError) -> DiskFull | StoreUnavailable:
@@ -156,16 +162,35 @@ def _compare(entry: FileEntry, found: Digest) -> None:
 
 
 def _require_room(job: _Job) -> None:
+    need = _bytes_to_write(job) + SPARE
+    if _free(job.store) < need:
+        _drop_other_partials(job)
+    free = _free(job.store)
+    if free < need:
+        detail = f"{need} bytes are needed, {free} are free"
+        raise DiskFull(store=str(job.store.root), path=job.manifest.name, detail=detail)
+
+
+def _bytes_to_write(job: _Job) -> int:
     missing: dict[Digest, int] = {}
     for entry in job.artifact.files:
         if not job.store.object_path(entry.sha256).exists():
             partial = job.store.partial_path(entry.sha256)
             missing[entry.sha256] = entry.size - (partial.stat().st_size if partial.exists() else 0)
-    disk = os.statvfs(job.store.root)
-    free, need = disk.f_bavail * disk.f_frsize, sum(missing.values()) + SPARE
-    if free < need:
-        detail = f"{need} bytes are needed, {free} are free"
-        raise DiskFull(store=str(job.store.root), path=job.manifest.name, detail=detail)
+    return sum(missing.values())
+
+
+def _free(store: ContentStore) -> int:
+    disk = os.statvfs(store.root)
+    return disk.f_bavail * disk.f_frsize
+
+
+def _drop_other_partials(job: _Job) -> None:
+    """What interrupted registrations of other artifacts left gives way when room is short."""
+    ours = {job.store.partial_path(entry.sha256) for entry in job.artifact.files}
+    for partial in (job.store.root / "tmp").glob("*.partial"):
+        if partial not in ours:
+            partial.unlink(missing_ok=True)
 
 
 def _gather(job: _Job) -> None:
@@ -194,10 +219,7 @@ def _admit(job: _Job, entry: FileEntry, is_first: bool) -> None:
             found = hash_file(source, job.advance(entry))
         after = os.fstat(source)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            _forget(job, entry)
             raise SourceChanged(path=entry.path)
-        if found != entry.sha256:
-            _forget(job, entry)
         _compare(entry, found)
 
 
@@ -206,10 +228,6 @@ def _already_stored(job: _Job, entry: FileEntry) -> bool:
     if state == "damaged":
         job.store.quarantine(entry.sha256)
     return state == "sound"
-
-
-def _forget(job: _Job, entry: FileEntry) -> None:
-    job.store.partial_path(entry.sha256).unlink(missing_ok=True)
 
 
 def _copy(job: _Job, entry: FileEntry, source: int) -> Digest:
@@ -223,9 +241,8 @@ def _copy(job: _Job, entry: FileEntry, source: int) -> Digest:
 
 
 def _append(job: _Job, entry: FileEntry, source: int, partial: Path) -> Digest:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        target = os.open(partial, flags, 0o600)
+        target = _open_partial(partial)
         try:
             if os.fstat(target).st_size > entry.size:
                 os.ftruncate(target, 0)
@@ -233,19 +250,16 @@ def _append(job: _Job, entry: FileEntry, source: int, partial: Path) -> Digest:
         finally:
             os.close(target)
     except OSError as error:
-        if error.errno in _NO_ROOM:
-            for other in job.artifact.files:
-                _forget(job, other)
         raise _store_error(job, entry.path, error) from error
 
 
-def _inspect_admitted(job: _Job) -> dict[str, Any]:
+def _open_partial(partial: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return inspect(job.artifact, job.admitted)
-    except InvalidInput:
-        for entry in job.artifact.files:
-            _forget(job, entry)
-        raise
+        return os.open(partial, flags, 0o600)
+    except PermissionError:  # read-only already: its registration was killed just before it got its final name
+        partial.unlink()
+        return os.open(partial, flags, 0o600)
 
 
 def _publish(job: _Job, metadata: dict[str, Any]) -> ModelVersion:

@@ -33,5 +33,5 @@ class Tally:
         if self._callback is None:
             return
         with self._lock:
-            self._done += count
+            self._done = min(self._done + count, self._total)  # bytes done twice don't count twice
             self._callback(Progress(file=file, done_bytes=self._done, total_bytes=self._total))

@@ -41,8 +41,7 @@ def large(tmp_path: Path) -> Path:
 
 @pytest.mark.faults
 def test_killed_anywhere_it_is_whole_or_absent(tmp_path: Path, record_property: Any) -> None:
-    files = {**written.sharded_files(), "big.safetensors": b""}
-    del files["big.safetensors"]
+    files = written.sharded_files()
     path = written.write_model(tmp_path / "models", {"safetensors": files})
     calls = answer(command(path, "safetensors", tmp_path / "whole"))["calls"]
     dice = random.Random(8317)
@@ -84,6 +83,13 @@ def test_it_goes_on_from_what_an_interrupted_one_left(store: ContentStore, large
     inode = leftover(store, large, whole[: len(whole) // 2 + 7]).stat().st_ino
     model = register(load_manifest(large), "gguf", store)
     assert store.object_path(model.artifact.files[0].sha256).stat().st_ino == inode
+    assert verify(store, model.ref).ok
+
+
+def test_a_leftover_that_was_about_to_be_published(store: ContentStore, large: Path) -> None:
+    whole = (large.parent / "demo-1.0" / "gguf" / "model.gguf").read_bytes()
+    leftover(store, large, whole).chmod(0o444)
+    model = register(load_manifest(large), "gguf", store)
     assert verify(store, model.ref).ok
 
 

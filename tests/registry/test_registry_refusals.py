@@ -158,6 +158,15 @@ def test_a_spoiled_source_is_refused_even_when_the_store_has_the_content(tmp_pat
     assert isinstance(caught.value, Refused)
 
 
+def test_a_spoiled_shard_takes_the_others_with_it(tmp_path: Path, store: ContentStore) -> None:
+    manifest = load_manifest(written.write_model(tmp_path, {"safetensors": written.sharded_files(8)}))
+    place = tmp_path / "demo-1.0/safetensors/model-00008-of-00008.safetensors"
+    place.write_bytes(place.read_bytes()[:-1] + b"?")
+    with pytest.raises(DigestMismatch, match="00008-of-00008"):
+        register(manifest, "safetensors", store)
+    nothing_registered(store)
+
+
 def test_swapped_files_are_refused(tmp_path: Path, store: ContentStore) -> None:
     manifest = load_manifest(written.write_model(tmp_path, {"safetensors": written.sharded_files()}))
     one, two = (tmp_path / f"demo-1.0/safetensors/model-0000{n}-of-00003.safetensors" for n in (1, 2))
