@@ -1,0 +1,228 @@
+"""What ``stack.yaml`` says, as frozen values. Each field declares how it is read, its default and its unit."""
+
+# ruff: noqa: RUF009 - ``setting`` is ``dataclasses.field``; sections are frozen
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from stack.config.fields import ListOf, Number, OneOf, Section, Text, Whole, setting
+from stack.core.digest import Digest
+from stack.core.names import HostName, ServiceName
+from stack.core.release import ArtifactFormat, Engine, Launch
+
+ENGINES = ("llamacpp", "vllm", "ollama")
+FORMATS = ("gguf", "safetensors")
+# What each engine can open.
+OPENS: Mapping[str, tuple[str, ...]] = {
+    "llamacpp": ("gguf",),
+    "vllm": ("safetensors",),
+    "ollama": ("gguf",),
+}
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ValueError(f"{text[:60]!r} is no IP address") from error
+
+
+def _absolute(text: str) -> PurePosixPath:
+    path = PurePosixPath(text)
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError("expected an absolute path without '..'")
+    return path
+
+
+def _word(text: str) -> str:
+    return str(ServiceName(text))
+
+
+def _address(text: str) -> str:
+    if not all(c.isalnum() or c in ".:-_" for c in text) or text.startswith("-") or not text.isascii():
+        raise ValueError(f"{text[:60]!r} is no host name or IP address")
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSettings:
+    """A machine that runs replicas."""
+
+    name: HostName = setting(Text(HostName))
+    """What services and reports call it."""
+    connection: Literal["local", "ssh"] = setting(OneOf(("local", "ssh")), "local")
+    """How Ansible reaches it."""
+    address: str = setting(Text(_address), "127.0.0.1")
+    """Where SSH and the gateway reach it: host name or IP. Required for ssh."""
+    user: str | None = setting(Text(_word), None)
+    """The SSH user; none: whoever runs the control plane."""
+    port: int = setting(Whole(1, 65535), 22)
+    """The SSH port."""
+    group: Literal["cpu", "gpu"] = setting(OneOf(("cpu", "gpu")), "cpu")
+    """What it computes with."""
+    root: PurePosixPath | None = setting(Text(_absolute), None)
+    """Where on it everything is put. None: /opt/stack on SSH hosts, STACK_HOME/hosts/<name> here."""
+    python: PurePosixPath | None = setting(Text(_absolute), None)
+    """The Python 3.11+ that runs there. None: found on an SSH host's PATH; here the one that runs this program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    """The engine, and the package it comes from. The exact version is in the lock file of that name."""
+
+    engine: Engine = setting(OneOf(ENGINES), "llamacpp")
+    """One of the drivers."""
+    distribution: str = setting(Text(_word), "xllamacpp")
+    """The package that brings the engine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchSettings:
+    """Launch parameters; part of the release."""
+
+    context: int = setting(Whole(64, 1_048_576), Launch.context)
+    """Tokens per slot."""
+    parallel: int = setting(Whole(1, 1024), Launch.parallel)
+    """Requests computed side by side, per replica."""
+    threads: int = setting(Whole(1, 1024), Launch.threads)
+    """CPU threads per replica."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteSettings:
+    """Prompts with known answers. Missing: models/evals/<service>-smoke.yaml and -eval.yaml beside the manifest."""
+
+    smoke: Path = setting(Text(Path), Path())
+    """Gates warm-up; every prompt must pass."""
+    evaluation: Path = setting(Text(Path), Path(), key="eval")
+    """Compares candidate and stable, paired."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldSettings:
+    """How much evidence a slice of traffic needs before it is judged."""
+
+    min_requests: int = setting(Whole(1, 1_000_000), 60)
+    """Requests on the candidate. With no failure among them, 59 show an error rate below 5 %, 299 below 1 %."""
+    min_seconds: float = setting(Number(0, 86_400), 2.0)
+    """Seconds at least."""
+    max_seconds: float = setting(Number(1, 604_800), 120.0)
+    """Seconds after which too little evidence is INCONCLUSIVE, and the rollout pauses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSettings:
+    """What the evidence must show."""
+
+    max_error_rate: float = setting(Number(0.0001, 0.5), 0.05)
+    """Share of failed requests, 0-1."""
+    max_latency_p95_s: float = setting(Number(0.001, 3600), 8.0)
+    """95th percentile of whole answers, seconds."""
+    max_latency_ratio: float = setting(Number(1, 100), 3.0)
+    """Candidate's p95 over stable's."""
+    max_ttft_p95_s: float = setting(Number(0.001, 3600), 4.0)
+    """95th percentile of the time to the first token, seconds."""
+    max_quality_drop: float = setting(Number(0, 0.5), 0.02)
+    """Loss of pass rate against stable on the eval suite, 0-1."""
+    min_pass_rate: float = setting(Number(0.01, 1), 0.8)
+    """Pass rate of a first release, which has nothing to be compared with, 0-1."""
+    confidence: float = setting(Number(0.8, 0.9999), 0.95)
+    """Of every interval, 0-1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeoutSettings:
+    """How long steps on hosts may take."""
+
+    ready_s: float = setting(Number(1, 86_400), 120.0)
+    """Seconds from start until the engine answers."""
+    place_s: float = setting(Number(1, 86_400), 900.0)
+    """Seconds to install the runtime and copy the artifact."""
+    warm_s: float = setting(Number(1, 86_400), 60.0)
+    """Seconds for each warm-up completion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSettings:
+    """How a new release takes over."""
+
+    ladder: tuple[int, ...] = setting(ListOf(Whole(1, 100), 20), (5, 25, 100))
+    """Per cent of traffic, step by step; rises, and ends with 100."""
+    hold: HoldSettings = setting(Section(HoldSettings), HoldSettings())
+    """Evidence each step waits for."""
+    thresholds: ThresholdSettings = setting(Section(ThresholdSettings), ThresholdSettings())
+    """Limits the evidence is held against."""
+    replay: Literal["auto", "off"] = setting(OneOf(("auto", "off")), "auto")
+    """auto: on a quiet service the eval suite is replayed through the slice. off: only clients' traffic counts."""
+    timeouts: TimeoutSettings = setting(Section(TimeoutSettings), TimeoutSettings())
+    """Bounds of single steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """A public model name, and what should serve it."""
+
+    name: ServiceName = setting(Text(ServiceName))
+    """What clients put into ``model``."""
+    model: Path = setting(Text(Path))
+    """The manifest to deploy; relative to the stack file."""
+    format: ArtifactFormat = setting(OneOf(FORMATS), "gguf")
+    """Which of the manifest's artifacts."""
+    runtime: RuntimeSettings = setting(Section(RuntimeSettings), RuntimeSettings())
+    """What runs it."""
+    launch: LaunchSettings = setting(Section(LaunchSettings), LaunchSettings())
+    """With which parameters."""
+    hosts: tuple[HostName, ...] = setting(ListOf(Text(HostName), 100), (HostName("local"),))
+    """Where; names from ``hosts``."""
+    replicas: int = setting(Whole(1, 64), 1)
+    """Processes per host."""
+    suites: SuiteSettings = setting(Section(SuiteSettings), SuiteSettings())
+    """What proves it."""
+    rollout: RolloutSettings = setting(Section(RolloutSettings), RolloutSettings())
+    """How a change is made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings:
+    """The data plane. Its port is not here: STACK_GATEWAY_PORT, so that several checkouts can run side by side."""
+
+    host: str = setting(Text(_ip), "127.0.0.1")
+    """The IP address it listens on."""
+    first_byte_timeout_s: float = setting(Number(0.1, 3600), 30.0)
+    """Seconds until a replica's first byte; then the next replica is asked."""
+    max_body_mb: int = setting(Whole(1, 1024), 32)
+    """Largest request, MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """The file's top level, as written."""
+
+    schema: str = setting(OneOf(("1",)), "1")
+    """The layout of this file."""
+    environment: str = setting(Text(_word), "dev")
+    """What policies distinguish: dev, staging, prod."""
+    hosts: tuple[HostSettings, ...] = setting(
+        ListOf(Section(HostSettings), 1000), (HostSettings(name=HostName("local")),)
+    )
+    """The inventory."""
+    services: tuple[ServiceSettings, ...] = setting(ListOf(Section(ServiceSettings), 1000))
+    """What is served."""
+    gateway: GatewaySettings = setting(Section(GatewaySettings), GatewaySettings())
+    """The data plane."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSettings:
+    """Desired state: every reference resolved, every path absolute. ``digest`` is of the file's bytes."""
+
+    environment: str
+    hosts: Mapping[HostName, HostSettings]
+    services: Mapping[ServiceName, ServiceSettings]
+    gateway: GatewaySettings
+    path: Path
+    digest: Digest
