@@ -1,7 +1,7 @@
 """Sums up what the gateway measured during one rung: cumulative rings in, per-slice figures out. Pure.
 
-Wire form: see ``stack/gateway/control_server.py``. An item that can't be read, a gap in the numbering, or another
-``boot_id`` (the gateway restarted) is lost evidence and says so; it is never filled in.
+Wire form: see ``stack/gateway/metrics.py``. What fell out of a ring, a time that is no number, or another ``boot_id``
+(the gateway restarted) is lost evidence and says so; it is never filled in.
 """
 
 from __future__ import annotations
@@ -9,12 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from stack.rollout.verdict import Observed
 
 # What the client itself got wrong is no error of the release.
 _CLIENT_FAULTS = frozenset({400, 401, 403, 404, 405, 408, 413, 415, 422, 431, 499})
+
+
+class _Attempt(NamedTuple):
+    """One attempt as the gateway booked it; a status of 599 is an answer that broke, whatever it began with."""
+
+    seq: int
+    status: int
+    latency_s: Any
+    ttft_s: Any
+    tokens: Any
+    slice: str
+    pinned: bool
+    outcome: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,29 +53,30 @@ def extended(window: Window, samples: Mapping[str, Any], replicas: Iterable[str]
     if str(samples["boot_id"]) != window.boot_id:
         return None
     wanted = set(replicas)
-    fresh: dict[str, list[Mapping[str, Any]]] = {}
+    fresh: dict[str, list[_Attempt]] = {}
     lost: dict[str, int] = {}
     for target, figures in samples["targets"].items():
         if target not in wanted:
             continue
         for item in figures["items"]:
-            fresh.setdefault(str(item["slice"]), []).append(item)
-        if figures.get("lost"):
-            lost["candidate"] = lost.get("candidate", 0) + int(figures["lost"])
+            attempt = _Attempt(*item)
+            fresh.setdefault(attempt.slice, []).append(attempt)
+        if figures["lost"]:
+            lost[figures["slice"]] = lost.get(figures["slice"], 0) + int(figures["lost"])
     names = {*window.slices, *fresh, *lost}
     slices = {n: _with(window.of(n), fresh.get(n, ()), lost.get(n, 0)) for n in names}
     return Window(boot_id=window.boot_id, cursor=int(samples["cursor"]), slices=slices)
 
 
-def _with(seen: Observed, items: Iterable[Mapping[str, Any]], lost: int) -> Observed:
-    counted = [item for item in items if int(item["status"]) not in _CLIENT_FAULTS]
-    good = [item for item in counted if int(item["status"]) == 200 and item.get("ok", True)]
-    timed = [item for item in good if _measured(item.get("latency_s")) and _measured(item.get("ttft_s"))]
+def _with(seen: Observed, attempts: Iterable[_Attempt], lost: int) -> Observed:
+    counted = [a for a in attempts if a.status not in _CLIENT_FAULTS]
+    good = [a for a in counted if a.status == 200]
+    timed = [(float(a.latency_s), float(a.ttft_s)) for a in good if _measured(a.latency_s) and _measured(a.ttft_s)]
     return Observed(
         requests=seen.requests + len(counted),
         errors=seen.errors + len(counted) - len(good),
-        latencies=(*seen.latencies, *(float(item["latency_s"]) for item in timed)),
-        ttfts=(*seen.ttfts, *(float(item["ttft_s"]) for item in timed)),
+        latencies=(*seen.latencies, *(latency for latency, _ in timed)),
+        ttfts=(*seen.ttfts, *(ttft for _, ttft in timed)),
         lost=seen.lost + lost + len(good) - len(timed),
     )
 

@@ -1,4 +1,4 @@
-"""The gates that prompts decide: smoke, the paired eval before any traffic, and smoke on what serves after going back."""
+"""The gates that prompts decide: smoke, the paired eval before any traffic, and smoke on what serves afterwards."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from stack.config.stack_yaml import ServiceSettings
 from stack.core.clock import Clock
 from stack.core.digest import Digest
-from stack.evals.compare import Comparison, Outcome, QualityThresholds, absolute, compare
+from stack.core.names import HostName, ServiceName
+from stack.evals.absolute import absolute
+from stack.evals.compare import compare
+from stack.evals.comparison import Comparison, Outcome, QualityThresholds
 from stack.evals.endpoint import Endpoint
 from stack.evals.load import load_suite
-from stack.evals.run import EvalRun, run_suite
+from stack.evals.run import run_suite
+from stack.evals.samples import EvalRun
+from stack.fleet.values import Host
 from stack.rollout.machine import Done, Failed, Judged, Observation
 from stack.rollout.state import RolloutState, Verdict
 from stack.rollout.worker import Context, Interrupted
 from stack.store.store import Store
-
-_SHOWN_CASES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,9 @@ class Gates:
     """Runs suites and turns their outcome into observations."""
 
     store: Store
-    services: Mapping[str, ServiceSettings]
+    services: Mapping[ServiceName, ServiceSettings]
     access: GatewayAccess
+    inventory: Mapping[HostName, Host]
     clock: Clock
 
     def smoke(self, state: RolloutState, context: Context) -> Observation:
@@ -93,10 +97,11 @@ class Gates:
     def _smoke(self, state: RolloutState) -> Path:
         return self.services[state.service].suites.smoke
 
-    def _direct(self, release: Digest, host: str, port: int) -> Endpoint:
+    def _direct(self, release: Digest, host: HostName, port: int) -> Endpoint:
         with self.store.reading() as tx:
             name = tx.release(release).served_model
-        return Endpoint(base_url=f"http://127.0.0.1:{port}/v1", model=name, headers={}, expected_model=name)
+        base = f"http://{self.inventory[host].address}:{port}/v1"
+        return Endpoint(base_url=base, model=name, expected_model=name)
 
     def _stable_endpoint(self, state: RolloutState) -> Endpoint:
         return self.access.endpoint(state.service, "stable")
@@ -154,8 +159,8 @@ def _problem(run: EvalRun) -> str | None:
     """Why a smoke run is no pass; None when every prompt passed."""
     if not run.samples:
         return "no prompt was asked"
-    failed = [s for s in run.samples if not s.passed]
+    failed = run.failed
     if not failed:
-        return None
+        return None if run.complete else "the run is not complete"
     first = failed[0]
     return f"{len(failed)} of {len(run.samples)} prompts failed, first {first.test_id}: {first.reason}"

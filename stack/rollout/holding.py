@@ -1,7 +1,8 @@
 """Holds a rung until the evidence decides: watches the gateway's samples while eval replay supplies traffic.
 
 The rung begins anew after a restart of the orchestrator or of the gateway, so a bake is never cut short and no figure
-of an earlier process is mixed in. A breach is acted on at the next look (a fifth of a second), not when the replay ends.
+of an earlier process is mixed in. A breach is acted on at the next look, a fifth of a second later,
+not when the replay ends.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from dataclasses import dataclass
 from stack.config.stack_yaml import ServiceSettings
 from stack.core.clock import Clock
 from stack.core.errors import StackError
-from stack.evals.compare import Comparison, absolute, compare
+from stack.core.names import ServiceName
+from stack.evals.absolute import absolute
+from stack.evals.compare import compare
+from stack.evals.comparison import Comparison
 from stack.evals.load import load_suite
-from stack.evals.run import EvalRun, run_suite
+from stack.evals.run import run_suite
+from stack.evals.samples import EvalRun
 from stack.evals.stats import clopper_pearson, quantile_interval
-from stack.gateway.control import GatewayControl, GatewayUnavailable
+from stack.gateway.control import GatewayControl
+from stack.gateway.errors import GatewayUnavailable
 from stack.rollout.evidence import Window, extended, opened
 from stack.rollout.gates import GatewayAccess, progress_teller, quality_thresholds, reason_of
 from stack.rollout.machine import Failed, Judged, Observation
@@ -37,7 +43,9 @@ class Replay:
     ``quality`` is the latest finished pass's; None until one has finished. A pass that failed to run is no evidence.
     """
 
-    def __init__(self, settings: ServiceSettings, access: GatewayAccess, clock: Clock, context: Context, *, paired: bool):
+    def __init__(
+        self, settings: ServiceSettings, access: GatewayAccess, clock: Clock, context: Context, *, paired: bool
+    ):
         self._settings, self._access, self._clock, self._context = settings, access, clock, context
         self._paired = paired
         self._stop = threading.Event()
@@ -103,7 +111,7 @@ class Holding:
     """The effect of HOLDING."""
 
     store: Store
-    services: Mapping[str, ServiceSettings]
+    services: Mapping[ServiceName, ServiceSettings]
     access: GatewayAccess
     control: GatewayControl
     clock: Clock
@@ -118,9 +126,7 @@ class Holding:
         with Replay(settings, self.access, self.clock, context, paired=paired) as replay:
             return self._watch(state, context, limits, replay)
 
-    def _watch(
-        self, state: RolloutState, context: Context, limits: Limits, replay: Replay | None
-    ) -> Observation:
+    def _watch(self, state: RolloutState, context: Context, limits: Limits, replay: Replay | None) -> Observation:
         window = opened(self.control.samples())
         began = seen_at = self.clock.monotonic()
         look, looked_at, judged_quality = 0, 0, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from stack.config.stack_yaml import ServiceSettings
 from stack.core.clock import Clock
 from stack.core.digest import Digest
 from stack.core.errors import Refused, Unavailable
-from stack.core.names import OperationId, ReplicaId
-from stack.core.release import Release
+from stack.core.names import HostName, OperationId, ReplicaId, ServiceName
+from stack.core.release import ModelVersion, Release
 from stack.fleet.door import AnsibleDoor
 from stack.fleet.values import Host, HostEvent, Operation, OperationResult
+from stack.registry.catalogue import list_models
 from stack.registry.store import ContentStore
 from stack.rollout.state import Placement, RolloutState
 from stack.rollout.worker import Context
@@ -46,8 +47,8 @@ class Hosts:
     store: Store
     door: AnsibleDoor
     content: ContentStore
-    services: Mapping[str, ServiceSettings]
-    inventory: Mapping[str, Host]
+    services: Mapping[ServiceName, ServiceSettings]
+    inventory: Mapping[HostName, Host]
     clock: Clock
 
     def preflight(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
@@ -56,15 +57,21 @@ class Hosts:
         settings = self.services[state.service]
         source = self.content.materialise(release.artifact)
         context.tell("progress", f"artifact {release.artifact.short} verified: {source.name}")
-        model = self.content.model(release.artifact)
-        report = preflight_fit(model, release, replicas=settings.replicas)
+        report = preflight_fit(self._model(release), release, replicas=settings.replicas)
         context.evidence("fit", report.to_json())
         if not report.fits:
             raise Refused(report.reason)
         context.tell("progress", f"fits: {report.reason}")
         return tuple(self._place(state, host, n) for host in settings.hosts for n in range(settings.replicas))
 
-    def _place(self, state: RolloutState, host: str, number: int) -> Placement:
+    def _model(self, release: Release) -> ModelVersion:
+        """The registered model version of a release: by artifact, so never another one of the same name."""
+        for model in list_models(self.content):
+            if model.artifact.digest == release.artifact:
+                return model
+        raise Unavailable(f"{release.model} is not registered", advice="stackctl model register MANIFEST")
+
+    def _place(self, state: RolloutState, host: HostName, number: int) -> Placement:
         tail = state.id.removeprefix("ro-")
         replica = ReplicaId(f"{state.service}-{tail}-{host}-{number}"[:63])
         with self.store.reading() as tx:
@@ -82,12 +89,16 @@ class Hosts:
             operation = state.operation(f"start-{place.host}-{place.replica[-1]}")
             self.ensure(operation, playbook, state.release, place, context)
 
-    def ensure(
-        self, op_id: OperationId, playbook: str, digest: Digest, place: Placement, context: Context
-    ) -> None:
+    def ensure(self, op_id: OperationId, playbook: str, digest: Digest, place: Placement, context: Context) -> None:
         """One replica of a release, running on its host."""
         release = self.release(digest)
-        result = self._run(op_id, playbook, place, self._variables(release, place), context)
+        result = self._run(
+            op_id,
+            playbook,
+            place,
+            self.variables(release, place, str(self.content.materialise(release.artifact))),
+            context,
+        )
         found = _observed(result, place.replica)
         if found is None:
             raise HostOperationFailed(
@@ -95,7 +106,8 @@ class Hosts:
             )
         self._note(place.replica, found)
 
-    def _variables(self, release: Release, place: Placement) -> dict[str, Any]:
+    def variables(self, release: Release, place: Placement, source: str) -> dict[str, Any]:
+        """What ``deploy.yml`` and ``rollback.yml`` take; ``source`` is a directory here with the artifact's files."""
         return {
             "release_digest": str(release.digest),
             "runtime_environment": release.runtime.environment,
@@ -103,7 +115,7 @@ class Hosts:
             "runtime_distribution": release.runtime.distribution,
             "lock_digest": str(release.runtime.lock),
             "artifact_digest": str(release.artifact),
-            "artifact_source": str(self.content.materialise(release.artifact)),
+            "artifact_source": source,
             "replica_id": str(place.replica),
             "port": place.port,
             "bind_address": self.inventory[place.host].address,
@@ -117,7 +129,9 @@ class Hosts:
         self, op_id: OperationId, playbook: str, place: Placement, variables: Mapping[str, Any], context: Context
     ) -> OperationResult:
         def on_event(event: HostEvent) -> None:
-            context.tell("host", f"{place.host}: {event.text}", kind=event.kind)
+            context.tell(
+                "host", f"{place.host}: {event.task}{': ' + event.text if event.text else ''}", event=event.kind
+            )
 
         operation = Operation(
             op_id=op_id,
@@ -154,7 +168,7 @@ class Hosts:
                 release,
                 deadline_s=timeouts.ready_s,
                 clock=self.clock,
-                still_alive=lambda: (context.check(), True)[1],
+                still_alive=_going_on(context),
             )
             evidence = warm_up(base, driver, release, clock=self.clock, timeout_s=timeouts.warm_s)
             self._prove_loaded(place, release, context)
@@ -162,7 +176,7 @@ class Hosts:
             context.tell("evidence", f"{place.replica} is warm: {evidence.summary}")
 
     def _prove_loaded(self, place: Placement, release: Release, context: Context) -> None:
-        """The digest of what the process opened, as the host observed it; anything else than the release's is refused."""
+        """What the process opened, as the host observed it; anything but the release is refused."""
         with self.store.reading() as tx:
             row = next((r for r in tx.replicas() if r.id == place.replica), None)
         if row is None or row.observed_digest != release.digest:
@@ -182,7 +196,7 @@ class Hosts:
         healthy = []
         for row in rows:
             base = f"http://{self.inventory[row.host].address}:{row.port}"
-            health = check_health(base, driver, release)
+            health = check_health(base, driver, release, clock=self.clock)
             context.evidence("health", {"replica": row.id, **health.to_json()})
             if health.ok and row.state == "ready" and row.release == state.release:
                 healthy.append(Placement(replica=row.id, host=row.host, port=row.port))
@@ -194,9 +208,7 @@ class Hosts:
             rows = tx.replicas(service=state.service, live_only=True)
         return _places(r for r in rows if r.slice == "retired")
 
-    def drain(
-        self, state: RolloutState, places: Iterable[Placement], name: str, context: Context
-    ) -> tuple[str, ...]:
+    def drain(self, state: RolloutState, places: Iterable[Placement], name: str, context: Context) -> tuple[str, ...]:
         """Stop these replicas; running streams finish first. Returns the ids of those that would not stop."""
         left = []
         for place in places:
@@ -223,6 +235,14 @@ def _observed(result: OperationResult, replica: ReplicaId) -> Mapping[str, Any] 
         if found.get("id") == replica and found.get("state") == "running":
             return dict(found)
     return None
+
+
+def _going_on(context: Context) -> Callable[[], bool]:
+    def still_alive() -> bool:
+        context.check()
+        return True
+
+    return still_alive
 
 
 def playbooks_digest(root: Path) -> Digest:

@@ -80,9 +80,7 @@ class RolloutPerformer:
     def _cleaning(self, state: RolloutState, context: Context) -> Observation:
         return self._drain(state, state.placements, "clean", context)
 
-    def _drain(
-        self, state: RolloutState, places: tuple[Placement, ...], name: str, context: Context
-    ) -> Observation:
+    def _drain(self, state: RolloutState, places: tuple[Placement, ...], name: str, context: Context) -> Observation:
         left = self.hosts.drain(state, places, name, context)
         return Failed(reason="still running: " + ", ".join(left)) if left else Done()
 

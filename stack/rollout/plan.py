@@ -10,6 +10,7 @@ from typing import Any
 
 from stack.core.digest import Digest
 from stack.core.errors import Conflict, InvalidInput
+from stack.core.names import HostName, ServiceName
 from stack.core.release import Release
 from stack.rollout.state import Kind
 
@@ -47,11 +48,11 @@ class Plan:
 
     kind: Kind
     environment: str
-    service: str
+    service: ServiceName
     release: Release
     stable: Digest | None
     lkg: Digest | None
-    hosts: tuple[str, ...]
+    hosts: tuple[HostName, ...]
     replicas: int
     ladder: tuple[int, ...]
     suites: Suites

@@ -1,4 +1,4 @@
-"""Makes the gateway route as the store says: builds the next table, pushes it, and believes only its acknowledgement."""
+"""Makes the gateway route as the store says: builds the next table, pushes it, believes only its acknowledgement."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RoutePusher:
         if latest is None:
             self.push()
             return True
-        if self.control.health().get("version") == latest["version"]:
+        if self.control.health().get("table_version") == latest["version"]:
             return False
         self.push()
         return True

@@ -223,7 +223,7 @@ class Worker:
         self._stop.set()
 
     def run(self, on_lead: LeadHook) -> None:
-        """Until stopped: acquire the lease, tell ``on_lead``, drive open rollouts, renew; start again when it is lost."""
+        """Until stopped: acquire the lease, tell ``on_lead``, drive open rollouts, renew; again when it is lost."""
         while not self._stop.is_set():
             lease = self._acquire()
             if lease is None:

@@ -175,7 +175,7 @@ def test_laws_hold_for_every_history(kind: str, first: bool, history: list[Obser
             continue
         assert RolloutState.from_json(moved.state.to_json()) == moved.state
         assert sum(moved.service.weights.values()) in ((100,) if stable else (0, 100))
-        if moved.state.rung > state.rung or moved.state.phase is Phase.PROMOTING and state.phase is Phase.HOLDING:
+        if moved.state.rung > state.rung or (moved.state.phase is Phase.PROMOTING and state.phase is Phase.HOLDING):
             assert seen == GOOD, "only a PROMOTE verdict climbs"
         proven = proven or (state.phase is Phase.HOLDING and seen == GOOD)
         if moved.service.stable != stable and kind == "deploy":

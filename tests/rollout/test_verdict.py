@@ -137,12 +137,11 @@ def test_looking_often_at_a_rate_on_the_limit_seldom_errs_in_either_direction() 
     breaches = clears = 0
     rounds = 300
     for _ in range(rounds):
-        n = errors = look = 0
-        for size in (10, 20, 40, 80, 160, 320):
+        n = errors = 0
+        for look, size in enumerate((10, 20, 40, 80, 160, 320), start=1):
             while n < size:
                 errors += rng.random() < LIMITS.max_error_rate
                 n += 1
-            look += 1
             verdict = ask(seen(n, errors=errors), look=look).verdict
             if verdict is not Verdict.INCONCLUSIVE:
                 breaches += verdict is Verdict.ROLLBACK

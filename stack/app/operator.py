@@ -1,0 +1,343 @@
+"""The control plane as the facade that the API offers: ``start`` begins driving rollouts, ``stop`` ends that.
+
+Every method is thread-safe. Nothing is decided here; it asks the planner, writes what begins, and shows what is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stack.audit.append import append
+from stack.audit.record import AuditRecord
+from stack.config.home import Home, Ports
+from stack.config.stack_yaml import StackSettings
+from stack.core.clock import Clock, stamp
+from stack.core.errors import Conflict, InvalidInput, StackError
+from stack.core.names import RolloutId
+from stack.core.release import ArtifactFormat
+from stack.registry.admit import register
+from stack.registry.catalogue import list_models, show, verify
+from stack.registry.manifest import load_manifest
+from stack.registry.scrub import scrub
+from stack.registry.store import ContentStore
+from stack.rollout.observing import Observer
+from stack.rollout.plan import Plan
+from stack.rollout.planner import Planner
+from stack.rollout.reconcile import Reconciler
+from stack.rollout.report import Reporter
+from stack.rollout.state import Phase, RolloutState
+from stack.rollout.status import differences, rollout_json
+from stack.rollout.worker import REQUEST, Worker
+from stack.store.rows import RolloutRow, ServiceRow
+from stack.store.store import Store
+
+log = logging.getLogger(__name__)
+Json = dict[str, Any]
+
+_WAITING = {
+    "placing": "Ansible: runtime, artifact and replica on the hosts",
+    "warming": "the engine to load and answer",
+    "holding": "evidence from live traffic and replay",
+    "paused": "a person: resume or abort",
+}
+
+
+class UnknownRollout(InvalidInput):
+    """There is no rollout {rollout}."""
+
+    hint = "`stackctl rollout list` shows them."
+
+
+class NotPaused(Conflict):
+    """Rollout {rollout} is {state}, so there is nothing to {what}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOperator:
+    """The control plane. See ``stack/api/operator.py`` for the shapes of what goes in and out."""
+
+    home: Home
+    ports: Ports
+    settings: StackSettings
+    store: Store
+    content: ContentStore
+    planner: Planner
+    observer: Observer
+    reporter: Reporter
+    worker: Worker
+    reconciler: Reconciler
+    clock: Clock
+
+    def start(self) -> None:
+        """Begin to drive rollouts, in a thread of its own."""
+        threading.Thread(target=self.worker.run, args=(self.reconciler.on_lead,), name="worker", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop driving and give the lease back; open rollouts go on with the next start."""
+        self.worker.stop()
+
+    def status(self) -> Json:
+        """What is true now."""
+        gateway = self.gateway_health()
+        with self.store.reading() as tx:
+            rollouts = tx.rollouts(limit=10)
+        return {
+            "services": self.observer.services(),
+            "rollouts": [rollout_json(r, self._evidence(r)) for r in rollouts],
+            "gateway": gateway,
+            "control_plane": {"url": f"http://127.0.0.1:{self.ports.admin}", "pid": os.getpid()},
+            "environment": self.settings.environment,
+        }
+
+    def diff(self) -> Json:
+        """Desired against observed."""
+        desired = {}
+        for service in self.settings.services.values():
+            release = self.planner.deploy(service, None, None).release
+            count = service.replicas * len(service.hosts)
+            desired[str(service.name)] = {"model": release.model, "runtime": release.runtime.ref, "replicas": count}
+        found = differences(desired, self.observer.services(), self.gateway_health())
+        return {"in_sync": not found, "differences": found}
+
+    def plan(self, request: Json) -> Json:
+        """What a deploy would do; nothing is changed."""
+        return _plan_json(self._plan(request))
+
+    def deploy(self, request: Json) -> Json:
+        """Register, plan, and begin the rollout, unless the service already serves exactly this."""
+        service = self.planner.service(request.get("service"))
+        plan = self._plan(request)
+        if plan.nothing_to_do:
+            reason = f"{service.name} already serves {plan.release.model} on {plan.release.runtime.ref}"
+            return {"nothing_to_do": True, "reason": reason, "plan": _plan_json(plan), "status": self.status()}
+        manifest = load_manifest(self.planner.manifest(service, request.get("model")))
+        if request.get("dry_run"):
+            source = manifest.base / manifest.roots[service.format]
+            return {"dry_run": self.observer.dry_run(plan, source.absolute()), "plan": _plan_json(plan)}
+        register(manifest, service.format, self.content)
+        return self._begin(plan, request)
+
+    def rollback(self, request: Json) -> Json:
+        """Back to the last known good. An open rollout is aborted instead: that is the way back then."""
+        service = self.planner.service(request.get("service"))
+        with self.store.reading() as tx:
+            running = tx.rollouts(limit=1, service=service.name, open_only=True)
+        if running:
+            self._request(running[0].id, "abort", str(request.get("actor", "operator")), "rollback by hand")
+            return {"rollout": str(running[0].id), "aborting": True}
+        plan = self.planner.rollback(service)
+        if plan.nothing_to_do:
+            reason = f"{service.name} already serves its last known good, {plan.release.model}"
+            return {"nothing_to_do": True, "reason": reason, "plan": _plan_json(plan), "status": self.status()}
+        return self._begin(plan, request)
+
+    def rollouts(self, limit: int) -> Json:
+        """Newest first."""
+        with self.store.reading() as tx:
+            return {"rollouts": [rollout_json(r, self._evidence(r)) for r in tx.rollouts(limit=limit)]}
+
+    def rollout(self, rollout_id: str) -> Json:
+        """One rollout with plan and evidence."""
+        row = self._row(rollout_id)
+        state = RolloutState.from_json(dict(row.state))
+        with self.store.reading() as tx:
+            plan = tx.plan(state.plan)
+            evidence = tx.evidence(row.id)
+        shown = [
+            {"phase": e.phase, "kind": e.kind, "at": stamp(e.created_at), "body": e.body}
+            for e in evidence
+            if e.kind in ("verdict", "comparison", "fit", "warm-up", "operation")
+        ]
+        return {**rollout_json(row, self._evidence(row)), "plan_body": plan, "evidence_items": shown}
+
+    def events(self, rollout_id: str, after: int, wait_s: float) -> Json:
+        """Events after ``after``, waiting up to ``wait_s`` seconds for the first."""
+        deadline = self.clock.monotonic() + wait_s
+        while True:
+            row = self._row(rollout_id)
+            with self.store.reading() as tx:
+                events = tx.events(row.id, after=after, limit=500)
+            if events or row.closed or self.clock.monotonic() >= deadline:
+                break
+            self.clock.sleep(0.1)
+        return {
+            "events": [{"seq": e.seq, "at": stamp(e.created_at), "state": e.kind, "text": e.text} for e in events],
+            "next": events[-1].seq if events else after,
+            "state": row.phase,
+            "waiting_for": _WAITING.get(row.phase, row.phase),
+        }
+
+    def resume(self, rollout_id: str, actor: str) -> Json:
+        """Let a paused rollout ask its rung again."""
+        row = self._row(rollout_id)
+        if row.phase != Phase.PAUSED:
+            raise NotPaused(rollout=rollout_id, state=row.phase, what="resume")
+        self._request(row.id, "resume", actor, "")
+        return self.rollout(rollout_id)
+
+    def abort(self, rollout_id: str, reason: str, actor: str) -> Json:
+        """Stop a rollout and put traffic back."""
+        row = self._row(rollout_id)
+        if row.closed:
+            raise NotPaused(rollout=rollout_id, state=row.phase, what="abort")
+        self._request(row.id, "abort", actor, reason)
+        return self.rollout(rollout_id)
+
+    def models(self) -> Json:
+        """Every registered model version, with the services' roles as aliases."""
+        return {"models": [self._model(m) for m in list_models(self.content)]}
+
+    def model(self, ref: str) -> Json:
+        """One registered model version."""
+        return self._model(show(self.content, ref))
+
+    def register(self, path: str, format: str, on_progress: Callable[[Json], None]) -> Json:
+        """Admit a manifest's artifact."""
+        manifest = load_manifest(Path(path))
+        wanted: ArtifactFormat = "safetensors" if format == "safetensors" else "gguf"
+        model = register(
+            manifest,
+            wanted,
+            self.content,
+            lambda p: on_progress({"text": p.file, "done": p.done_bytes, "total": p.total_bytes}),
+        )
+        self._audit("model.register", model.ref, "ok", {"digest": str(model.artifact.digest), "format": wanted})
+        return self._model(model)
+
+    def verify(self, ref: str) -> Json:
+        """Read every byte again."""
+        return verify(self.content, ref).to_json()
+
+    def scrub(self, repair_from: str | None) -> Json:
+        """Verify the whole store; repair from a second copy where one is given."""
+        report = scrub(self.content, Path(repair_from) if repair_from else None)
+        body = report.to_json()
+        self._audit("registry.scrub", "store", "ok" if body.get("ok") else "damaged", {"report": body})
+        return body
+
+    def audit(self, limit: int, after: int) -> Json:
+        """Audit records in order."""
+        with self.store.reading() as tx:
+            last = tx.last_audit()
+            start = (last.seq if last else 0) - limit + 1 if after < 0 else after + 1
+            rows = tx.audit_rows(max(1, start), limit)
+        return {"records": [r.to_json() for r in rows], "next": rows[-1].seq if rows else max(after, 0)}
+
+    def gateway_health(self) -> Json:
+        """As the gateway itself says."""
+        return self.observer.gateway()
+
+    def _plan(self, request: Json) -> Plan:
+        service = self.planner.service(request.get("service"))
+        return self.planner.deploy(service, request.get("model"), request.get("runtime"))
+
+    def _begin(self, plan: Plan, request: Json) -> Json:
+        now = self.clock.now()
+        state = RolloutState(
+            id=RolloutId.new(),
+            service=self.settings.services[plan.service].name,
+            kind=plan.kind,
+            plan=plan.digest,
+            release=plan.release.digest,
+            stable=plan.stable,
+            lkg=plan.lkg,
+            ladder=plan.ladder,
+            entered_at=stamp(now),
+        )
+        row = RolloutRow(
+            id=state.id,
+            service=state.service,
+            kind=state.kind,
+            phase=str(state.phase),
+            state=state.to_json(),
+            version=1,
+            lease_epoch=0,
+            created_at=now,
+            updated_at=now,
+            closed=False,
+        )
+        with self.store.transaction() as tx:
+            known = next((s for s in tx.services() if s.name == state.service), None)
+            if (known.stable if known else None) != plan.stable:
+                raise Conflict("the service changed while it was planned", advice="Run the same command again.")
+            if known is None:
+                fresh = ServiceRow(
+                    name=state.service, stable=None, candidate=None, lkg=None, weights={}, updated_at=now
+                )
+                tx.put_service(fresh)
+            tx.put_release(plan.release)
+            tx.put_plan(plan.digest, plan.to_json())
+            tx.insert_rollout(row)
+            actor = str(request.get("actor") or "operator")
+            body = {"plan": str(plan.digest), "release": str(plan.release.digest), "steps": list(plan.steps())}
+            record = AuditRecord(
+                actor=actor,
+                action=f"rollout.{plan.kind}",
+                target=plan.service,
+                change=str(state.id),
+                result="accepted",
+                body=body,
+            )
+            append(tx, record, self.clock)
+            tx.add_event(state.id, "phase", f"planned: {plan.release.model} on {plan.release.runtime.ref}", {})
+        return {"rollout": str(state.id), "plan": _plan_json(plan)}
+
+    def _request(self, rollout: RolloutId, what: str, by: str, reason: str) -> None:
+        with self.store.transaction() as tx:
+            tx.add_event(rollout, REQUEST, f"{what} asked by {by}", {"what": what, "by": by, "reason": reason})
+            record = AuditRecord(
+                actor=by,
+                action=f"rollout.{what}",
+                target=str(rollout),
+                change=str(rollout),
+                result="asked",
+                body={"reason": reason},
+            )
+            append(tx, record, self.clock)
+
+    def _audit(self, action: str, target: str, result: str, body: Mapping[str, Any]) -> None:
+        record = AuditRecord(actor="operator", action=action, target=target, change="", result=result, body=dict(body))
+        with self.store.transaction() as tx:
+            append(tx, record, self.clock)
+
+    def _row(self, rollout_id: str) -> RolloutRow:
+        try:
+            wanted = RolloutId(rollout_id)
+        except StackError:
+            raise UnknownRollout(rollout=repr(rollout_id)) from None
+        with self.store.reading() as tx:
+            found = tx.find_rollout(wanted)
+        if found is None:
+            raise UnknownRollout(rollout=rollout_id)
+        return found
+
+    def _evidence(self, row: RolloutRow) -> str | None:
+        place = self.reporter.directory(row.id)
+        return str(place) if row.closed and place.is_dir() else None
+
+    def _model(self, model: Any) -> Json:
+        roles = self.observer.roles_of(model.ref, model.artifact.digest)
+        return {
+            "ref": model.ref,
+            "format": model.artifact.format,
+            "digest": str(model.artifact.digest),
+            "bytes": sum(f.size for f in model.artifact.files),
+            "files": len(model.artifact.files),
+            "aliases": roles,
+            "metadata": model.metadata,
+        }
+
+
+def _plan_json(plan: Plan) -> Json:
+    return {
+        "digest": str(plan.digest),
+        "nothing_to_do": plan.nothing_to_do,
+        "steps": list(plan.steps()),
+        "body": plan.to_json(),
+    }
