@@ -100,9 +100,10 @@ def _bytes(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise SuiteUnreadable(error.strerror or "no such file", file=str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SuiteUnreadable("not a regular file", file=str(path))
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SuiteUnreadable("not a regular file", file=str(path))
         return file.read(MAX_BYTES + 1)
 
 
