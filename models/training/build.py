@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import artifacts
@@ -28,6 +29,15 @@ from tokenizers import Tokenizer
 MODELS = Path(__file__).resolve().parent.parent
 EVALUATION = "tiny-evaluation.json"
 TABLE_BEGIN, TABLE_END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How much to do: a factor on every recipe's steps, and held-out prompts per task to grade by."""
+
+    steps_scale: float
+    prompts: int
+    threads: int
 
 
 def _say(message: str) -> None:
@@ -63,18 +73,18 @@ def train_version(models: Path, recipe: Recipe, tokenizer: Tokenizer, threads: i
     export(folder, models / name / "gguf" / "model.gguf", name)
 
 
-def evaluate_version(models: Path, version: str, tokenizer: Tokenizer) -> evaluate.Accuracy:
+def evaluate_version(models: Path, version: str, tokenizer: Tokenizer, prompts: int) -> evaluate.Accuracy:
     """Accuracy of the published (rounded) weights, not of those training ended with."""
     published = network.load(weights_folder(models, version))
-    return evaluate.accuracy(evaluate.answers(published, tokenizer, suites.evaluation()))
+    return evaluate.accuracy(evaluate.answers(published, tokenizer, suites.evaluation(prompts)))
 
 
-def record(models: Path, results: dict[str, evaluate.Accuracy]) -> None:
+def record(models: Path, results: dict[str, evaluate.Accuracy], prompts: int) -> None:
     """Merge results into `tiny-evaluation.json`, and into the README's table where there is one."""
     path = models / EVALUATION
     known = json.loads(path.read_text(encoding="utf-8"))["accuracy"] if path.exists() else {}
     merged = dict(sorted({**known, **results}.items()))
-    report = {"suite": "evals/tiny-eval.yaml", "prompts_per_task": suites.PER_TASK, "accuracy": merged}
+    report = {"suite": "evals/tiny-eval.yaml", "prompts_per_task": prompts, "accuracy": merged}
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     readme = models / "README.md"
     if readme.exists():
@@ -85,38 +95,43 @@ def record(models: Path, results: dict[str, evaluate.Accuracy]) -> None:
         readme.write_text(f"{before}{TABLE_BEGIN}\n{table}\n{TABLE_END}{after}", encoding="utf-8")
 
 
-def build(models: Path, wanted: Sequence[str], steps_scale: float = 1.0, threads: int = 2) -> None:
+def build(models: Path, wanted: Sequence[str], options: Options) -> None:
     """Build the wanted versions into `models`."""
     began = time.monotonic()
     models.mkdir(parents=True, exist_ok=True)
     suites.write(models / "evals")
     tokenizer = vocabulary.build()
     results: dict[str, evaluate.Accuracy] = {}
-    recipes = [recipe.scaled(steps_scale) for recipe in plan(models, wanted)]
+    recipes = [recipe.scaled(options.steps_scale) for recipe in plan(models, wanted)]
     for number, recipe in enumerate(recipes, 1):
         _say(f"[{number}/{len(recipes)}] tiny {recipe.version}: {recipe.source()}")
-        train_version(models, recipe, tokenizer, threads)
-        results[recipe.version] = evaluate_version(models, recipe.version, tokenizer)
+        train_version(models, recipe, tokenizer, options.threads)
+        results[recipe.version] = evaluate_version(models, recipe.version, tokenizer, options.prompts)
         manifest = artifacts.write_manifest(models, recipe)
         _say(f"[{number}/{len(recipes)}] wrote {manifest}, {time.monotonic() - began:.0f} s so far")
-    record(models, results)
+    record(models, results, options.prompts)
     _say(evaluate.table(results))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and build."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Train, export, evaluate and describe the tiny models.")
-    parser.add_argument("--out", type=Path, default=MODELS, help="where to write (default: models/)")
-    parser.add_argument("--version", action="append", choices=sorted(BY_VERSION), help="repeatable; default: all")
-    parser.add_argument("--steps-scale", type=float, default=1.0, help="multiply steps, e.g. 0.01 for a fast test")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads for torch")
-    options = parser.parse_args(arguments)
-    build(
-        options.out,
-        options.version or [recipe.version for recipe in RECIPES],
-        options.steps_scale,
-        options.threads,
-    )
+    add = parser.add_argument
+    add("--out", type=Path, default=MODELS, help="where to write (default: models/)")
+    add("--version", action="append", choices=sorted(BY_VERSION), help="repeatable; default: all")
+    add("--steps-scale", type=float, default=1.0, help="multiply steps, e.g. 0.01 for a fast test; needs --out")
+    add("--prompts", type=int, default=suites.PER_TASK, help="held-out prompts per task; fewer needs --out")
+    add("--threads", type=int, default=2, help="CPU threads for torch")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and build. A shortened run may not replace the shipped models."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    options = Options(steps_scale=given.steps_scale, prompts=given.prompts, threads=given.threads)
+    if given.out.resolve() == MODELS and (options.steps_scale, options.prompts) != (1.0, suites.PER_TASK):
+        parser.error("a shortened run would replace the shipped models: give it an --out of its own")
+    build(given.out, given.version or [recipe.version for recipe in RECIPES], options)
 
 
 if __name__ == "__main__":

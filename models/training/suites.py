@@ -73,9 +73,9 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Quoting.add_representer(str, _text)
 
 
-def evaluation() -> list[tasks.Item]:
-    """The held-out prompts, `PER_TASK` of each graded task."""
-    return tasks.held_out_set(PER_TASK)
+def evaluation(per_task: int = PER_TASK) -> list[tasks.Item]:
+    """The held-out prompts of each graded task."""
+    return tasks.held_out_set(per_task)
 
 
 def smoke() -> list[tasks.Item]:
