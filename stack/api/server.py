@@ -55,7 +55,7 @@ def bind(port: int, host: str = LOOPBACK) -> socket.socket:
 
 def read_token(home: Home) -> str:
     """The admin token of this home."""
-    path = home.root / "secrets" / "admin.token"
+    path = home.secret("admin.token")
     try:
         token = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:

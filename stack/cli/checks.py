@@ -22,6 +22,7 @@ _OLDEST_PYTHON = (3, 11, 0)
 _LITTLE_DISK = 5_000_000_000
 _NO_DISK = 500_000_000
 _OLD_TABLE_S = 90 * 86400
+_LONGEST_SOCKET_PATH = 107  # bytes, of sockaddr_un
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,10 @@ def process(place: Place, service: starting.Service) -> Check:
 
 def gateway_socket(place: Place) -> Check:
     """Its control socket, private."""
-    path = place.root / "run" / "gateway.sock"
+    path = place.home.gateway_socket
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        todo = "Set STACK_HOME to a shorter path."
+        return Check(name="gateway socket", level="fail", found=f"the path is too long: {path}", todo=todo)
     if not path.is_socket():
         todo = "stackctl up; if the gateway runs, stackctl down first"
         return Check(name="gateway socket", level="warn", found="missing", todo=todo)
@@ -133,7 +137,7 @@ def gateway_socket(place: Place) -> Check:
 
 def table(place: Place, clock: Clock) -> Check:
     """The last routing table the gateway was given."""
-    path = place.root / "gateway" / "table.json"
+    path = place.home.gateway_table
     if not path.is_file():
         return Check(name="routing table", level="warn", found="none yet", todo="make deploy")
     age = max(0.0, clock.now().timestamp() - path.stat().st_mtime)

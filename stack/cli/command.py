@@ -42,7 +42,7 @@ class Place:
 
     def secret(self, name: str) -> Path:
         """The file of a secret."""
-        return self.root / "secrets" / name
+        return self.home.secret(name)
 
 
 def place() -> Place:

@@ -29,7 +29,7 @@ def say_to_stderr(text: str) -> None:
 def start_all(where: Place, stack: Path) -> dict[str, object]:
     """Gateway first: it serves with its last table while the control plane starts."""
     clock = SystemClock()
-    prepare(where.root)
+    prepare(where.home)
     started: dict[str, object] = {}
     for service in (starting.gateway(where), starting.control_plane(where, stack)):
         started[service.name.replace("-", "_")] = starting.ensure(service, where, clock, say_to_stderr)
@@ -84,7 +84,7 @@ def gateway(as_json: bool) -> None:
 
 def _become(service: starting.Service, where: Place) -> None:
     """Replace this process: same pid, no memory spent on the command line."""
-    prepare(where.root)
+    prepare(where.home)
     found = processes.running(service.pid_file(where))
     if found is not None:
         raise starting.AlreadyRuns(name=service.name, pid=found.pid)

@@ -6,27 +6,19 @@ import os
 import secrets
 from pathlib import Path
 
-from stack.core.errors import Unavailable
+from stack.config.home import Home, HomeUnusable
 
 SECRETS = ("admin.token", "client.key", "probe.key")
-_DIRECTORIES = ("", "run", "logs", "secrets")
 
 
-class HomeNotWritable(Unavailable):
-    """The state directory {path} can't be used: {detail}."""
-
-    hint = "Give it to this user, or set STACK_HOME to a directory that can be written."
-
-
-def prepare(root: Path) -> None:
+def prepare(home: Home) -> None:
     """Make what is missing; never changes a secret that exists. Group and others get nothing."""
+    home.create()
     try:
-        for name in _DIRECTORIES:
-            (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in SECRETS:
-            _make_secret(root / "secrets" / name)
+            _make_secret(home.secret(name))
     except OSError as error:
-        raise HomeNotWritable(str(error), path=root) from error
+        raise HomeUnusable(error.strerror or str(error), path=home.secrets) from error
 
 
 def _make_secret(path: Path) -> None:

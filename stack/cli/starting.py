@@ -51,11 +51,11 @@ class Service:
 
     def pid_file(self, place: Place) -> Path:
         """Where its pid stands."""
-        return place.root / "run" / f"{self.name}.pid"
+        return place.home.run / f"{self.name}.pid"
 
     def log(self, place: Place) -> Path:
         """Where it writes."""
-        return place.root / "logs" / f"{self.name}.log"
+        return place.home.logs / f"{self.name}.log"
 
     @property
     def argv(self) -> list[str]:
@@ -177,7 +177,7 @@ def halt(service: Service, place: Place, clock: Clock) -> str:
 
 def supervisors(place: Place) -> Iterator[tuple[str, processes.Process]]:
     """The local hosts' supervisors that run now. Ending one ends its replicas."""
-    for path in sorted(place.root.glob("hosts/*/supervisor/supervisord.pid")):
+    for path in sorted(place.home.hosts.glob("*/supervisor/supervisord.pid")):
         try:
             pid = int(path.read_text(encoding="ascii"))
             words = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")

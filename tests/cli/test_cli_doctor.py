@@ -42,10 +42,9 @@ def test_an_empty_machine_has_warnings_and_nothing_is_made(tmp_path: Path) -> No
 
 def test_each_trouble_is_found(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    prepare(home)
+    prepare(Home(home))
     (home / "secrets" / "client.key").chmod(0o644)
     (home / "run" / "control-plane.pid").write_text("999999999\n1\n")
-    (home / "gateway").mkdir()
     (home / "gateway" / "table.json").write_text("{}")
     ports = free_ports()
     with socket.create_server(("127.0.0.1", ports.gateway)):
@@ -62,7 +61,7 @@ def test_each_trouble_is_found(tmp_path: Path) -> None:
 
 def test_a_failed_check_decides_the_exit_code(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    prepare(home)
+    prepare(Home(home))
     (home / "secrets" / "client.key").chmod(0o644)
     result = CliRunner().invoke(cli, ["doctor", "--json"], env={"STACK_HOME": str(home)})
     assert result.exit_code == 4

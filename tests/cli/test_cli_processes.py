@@ -135,9 +135,9 @@ def test_nonsense_in_a_pid_file_is_no_process(tmp_path_factory: pytest.TempPathF
 
 def test_prepare_makes_private_secrets_once(tmp_path: Path) -> None:
     root = tmp_path / "home"
-    prepare(root)
+    prepare(Home(root))
     before = {name: (root / "secrets" / name).read_text() for name in SECRETS}
-    prepare(root)
+    prepare(Home(root))
     assert before == {name: (root / "secrets" / name).read_text() for name in SECRETS}
     assert len(set(before.values())) == len(SECRETS)
     for name in SECRETS:
@@ -149,7 +149,7 @@ def test_prepare_makes_private_secrets_once(tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(starting.Unavailable) as caught:
-        prepare(tmp_path / "file" / "home")
+        prepare(Home(tmp_path / "file" / "home"))
     assert "STACK_HOME" in caught.value.advice
 
 
