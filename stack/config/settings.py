@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from stack.config.fields import ListOf, Number, OneOf, Section, Text, Whole, setting
@@ -31,13 +31,6 @@ def _ip(text: str) -> str:
         raise ValueError(f"{text[:60]!r} is no IP address") from error
 
 
-def _absolute(text: str) -> PurePosixPath:
-    path = PurePosixPath(text)
-    if not path.is_absolute() or ".." in path.parts:
-        raise ValueError("expected an absolute path without '..'")
-    return path
-
-
 def _word(text: str) -> str:
     return str(ServiceName(text))
 
@@ -58,16 +51,12 @@ class HostSettings:
     """How Ansible reaches it."""
     address: str = setting(Text(_address), "127.0.0.1")
     """Where SSH and the gateway reach it: host name or IP. Required for ssh."""
-    user: str | None = setting(Text(_word), None)
-    """The SSH user; none: whoever runs the control plane."""
+    user: str = setting(Text(_word), "")
+    """The SSH user; empty: whoever runs the control plane."""
     port: int = setting(Whole(1, 65535), 22)
     """The SSH port."""
     group: Literal["cpu", "gpu"] = setting(OneOf(("cpu", "gpu")), "cpu")
     """What it computes with."""
-    root: PurePosixPath | None = setting(Text(_absolute), None)
-    """Where on it everything is put. None: /opt/stack on SSH hosts, STACK_HOME/hosts/<name> here."""
-    python: PurePosixPath | None = setting(Text(_absolute), None)
-    """The Python 3.11+ that runs there. None: found on an SSH host's PATH; here the one that runs this program."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,21 +21,21 @@ class JournalReads(Session):
 
     def plan(self, digest: str) -> dict[str, Any] | None:
         """The plan of this digest, or None."""
-        row = self._first(select(plans.c.body).where(plans.c.digest == str(digest)))
+        row = self._first(select(plans.c.body).where(plans.c.digest == as_text(str(digest))))
         return None if row is None else dict(json.loads(row["body"]))
 
     def evidence(self, rollout_id: str) -> tuple[EvidenceRow, ...]:
         """All of a rollout's, in order."""
-        query = select(evidence).where(evidence.c.rollout == str(rollout_id)).order_by(evidence.c.id)
+        query = select(evidence).where(evidence.c.rollout == as_text(str(rollout_id))).order_by(evidence.c.id)
         return tuple(EvidenceRow.from_row(row) for row in self._all(query))
 
     def events(
         self, rollout_id: str, after: int = 0, limit: int = 1000, kind: str | None = None
     ) -> tuple[EventRow, ...]:
         """The first ``limit`` with ``seq > after``, in order; only of one kind if asked."""
-        query = select(events).where(events.c.rollout == str(rollout_id), events.c.seq > after)
+        query = select(events).where(events.c.rollout == as_text(str(rollout_id)), events.c.seq > after)
         if kind is not None:
-            query = query.where(events.c.kind == kind)
+            query = query.where(events.c.kind == as_text(kind))
         return tuple(EventRow.from_row(row) for row in self._all(query.order_by(events.c.seq).limit(limit)))
 
     def last_audit(self) -> AuditRow | None:

@@ -34,7 +34,7 @@ class RolloutReads(LeaseReads):
         """Newest first."""
         query = select(rollouts).order_by(rollouts.c.created_at.desc(), rollouts.c.id.desc()).limit(limit)
         if service is not None:
-            query = query.where(rollouts.c.service == str(service))
+            query = query.where(rollouts.c.service == as_text(str(service)))
         if open_only:
             query = query.where(rollouts.c.closed == 0)
         return tuple(RolloutRow.from_row(row) for row in self._all(query))

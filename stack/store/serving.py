@@ -14,7 +14,7 @@ from stack.core.release import Release
 from stack.store.errors import NoPort, OldTable, StoreCorrupt, UnknownRelease, UnknownService
 from stack.store.rows import LIVE_STATES, ReplicaRow, ServiceRow
 from stack.store.schema import counters, releases, replicas, routing_tables, services
-from stack.store.session import Session, as_json
+from stack.store.session import Session, as_json, as_text
 
 _TABLES_KEPT = 200
 
@@ -24,7 +24,7 @@ class ServingReads(Session):
 
     def release(self, digest: str) -> Release:
         """The release of this name; one whose content does not give its name is damage."""
-        row = self._first(select(releases.c.body).where(releases.c.digest == str(digest)))
+        row = self._first(select(releases.c.body).where(releases.c.digest == as_text(str(digest))))
         if row is None:
             raise UnknownRelease(release=str(digest)[:90])
         found = Release.from_json(json.loads(row["body"]))
@@ -34,7 +34,7 @@ class ServingReads(Session):
 
     def service(self, name: str) -> ServiceRow:
         """The service of this name; raises UnknownService."""
-        row = self._first(select(services).where(services.c.name == str(name)))
+        row = self._first(select(services).where(services.c.name == as_text(str(name))))
         if row is None:
             raise UnknownService(service=str(name)[:90])
         return ServiceRow.from_row(row)
@@ -47,7 +47,7 @@ class ServingReads(Session):
         """By id; ``live_only`` leaves out those that are stopped or failed."""
         query = select(replicas).order_by(replicas.c.id)
         if service is not None:
-            query = query.where(replicas.c.service == str(service))
+            query = query.where(replicas.c.service == as_text(str(service)))
         if live_only:
             query = query.where(replicas.c.state.in_(LIVE_STATES))
         return tuple(ReplicaRow.from_row(row) for row in self._all(query))
