@@ -31,6 +31,7 @@ PIN_UNKNOWN = Problem(400, "unknown_slice", "x-stack-slice must be stable, candi
 NO_TARGET = Problem(503, "no_target", "No replica of this model is deployed at the moment.", 1)
 MALFORMED = Problem(400, "malformed_request", "This is not a well-formed HTTP/1.1 request.")
 BAD_FRAMING = Problem(400, "bad_framing", "Content-Length and Transfer-Encoding are in conflict, repeated or unknown.")
+NO_UPGRADE = Problem(400, "upgrade_not_supported", "Only HTTP/1.1 is spoken here: leave out the Upgrade header.")
 BAD_HOST = Problem(400, "bad_host", "Exactly one Host header is needed.")
 HEAD_TOO_LARGE = Problem(431, "head_too_large", "The request's head is too large or has too many fields.")
 BODY_TOO_LARGE = Problem(413, "body_too_large", "The request's body is larger than this gateway accepts.")

@@ -172,6 +172,8 @@ class Downstream(asyncio.Protocol):
             self._stop(answers.BAD_FRAMING)
         if request.hosts > 1 or (request.hosts == 0 and not request.http10):
             self._stop(answers.BAD_HOST)
+        if self.parser.should_upgrade():  # the parser would skip the body
+            self._stop(answers.NO_UPGRADE)
         if request.declared is not None:
             self._check_size(request, int(request.declared))
         if request.expects and self.serving is None and not self.queue:

@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from stack.gateway import answers
 from stack.gateway.answers import JSON, Problem
@@ -73,7 +74,7 @@ class Exchange:
     def start(self, body: bytes) -> None:
         """Begin with the request's whole body."""
         if len(body) > BIG:
-            self.task = self.core.loop.create_task(self._read_big(body))
+            self._await(self._read_big(body))
             return
         try:
             completion = read_completion(body)
@@ -81,6 +82,18 @@ class Exchange:
             self._refuse(error.problem)
         else:
             self._route(completion)
+
+    def _await(self, work: Coroutine[Any, Any, None]) -> None:
+        self.task = self.core.loop.create_task(work)
+        self.task.add_done_callback(self._awaited)
+
+    def _awaited(self, task: asyncio.Task[None]) -> None:
+        """A mistake of ours must not leave the client waiting."""
+        if not task.cancelled() and task.exception() is not None:
+            self.core.loop.call_exception_handler({"message": "exchange failed", "exception": task.exception()})
+            self.task = None
+            self.cancel()
+            self.client.finished(whole=False)
 
     async def _read_big(self, body: bytes) -> None:
         try:
@@ -114,6 +127,10 @@ class Exchange:
         self.t0 = core.now()
         self.deadline = self.t0 + core.limits.first_byte_timeout_s
         self.attempted, self.fresh = True, False
+        self.first: float | None = None
+        self.mode = self._judge_head
+        self.held: list[bytes] = []
+        self.size, self.tail = 0, b""
         up = core.pool(target).take()
         if up is None:
             self._connect()
@@ -122,7 +139,7 @@ class Exchange:
 
     def _connect(self) -> None:
         self.fresh = True
-        self.task = self.core.loop.create_task(self._connected(self.target))
+        self._await(self._connected(self.target))
 
     async def _connected(self, target: Target) -> None:
         try:
@@ -141,10 +158,6 @@ class Exchange:
             self.path, kind, self.extra,
         )  # fmt: skip
         self.up = up
-        self.first: float | None = None
-        self.mode = self._judge_head
-        self.held: list[bytes] = []
-        self.size, self.tail = 0, b""
         up.begin(self, (head + b"content-length: %d\r\n\r\n" % (len(first) + len(rest)) + first, rest))
 
     def _fail(self, outcome: str, status: int = BROKEN) -> None:

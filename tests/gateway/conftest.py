@@ -180,10 +180,9 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 
     def start(home: Path | None = None, port: int | None = None, drain: float = 10) -> Gateway:
         home, port = home or tmp_path / "home", port or free_port()
-        log = open(tmp_path / f"gateway-{len(running)}.log", "w+")
         command = [sys.executable, "-m", "stack.gateway", "--home", str(home), "--port", str(port)]
-        process = subprocess.Popen([*command, "--drain", str(drain)], cwd=ROOT, stderr=log, text=True)
-        log.close()
+        with open(tmp_path / f"gateway-{len(running)}.log", "w") as log:
+            process = subprocess.Popen([*command, "--drain", str(drain)], cwd=ROOT, stderr=log, text=True)
         found = Gateway(process, port, home, GatewayControl(home / "run" / "gateway.sock", 10))
         running.append(found)
         until(lambda: process.poll() is not None or (home / "run" / "gateway.sock").exists())
