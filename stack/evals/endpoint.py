@@ -6,6 +6,7 @@ Judging the text is for `assertions`.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,36 +31,57 @@ class Endpoint:
     timeout_s: float = 60.0
 
 
+class _KeptConnectionClosed(Exception):
+    """A connection used before was closed before a byte of the answer."""
+
+
 class Asker:
-    """Asks one endpoint over kept connections; safe to use from several threads."""
+    """Asks one endpoint over kept connections; safe to use from several threads.
+
+    A server may close a kept connection just when the next request is sent on it. That says nothing about the
+    model, so such a request goes out once more, on a fresh connection; a fresh connection has no such excuse.
+    """
 
     def __init__(self, endpoint: Endpoint, clock: Clock, connections: int) -> None:
         self._endpoint = endpoint
         self._clock = clock
-        self._client = httpx.Client(
-            headers=dict(endpoint.headers),
-            timeout=endpoint.timeout_s,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        tls = httpx.create_ssl_context(trust_env=False)
+        self._kept = _client(endpoint, tls, connections, kept=connections)
+        self._fresh = _client(endpoint, tls, connections, kept=0)
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._kept.close()
+        self._fresh.close()
 
     def ask(self, case: Case, seed: int, *, stream: bool) -> Answer:
         """One answer, complete or with the reason why not."""
         started = self._clock.monotonic()
-        url = self._endpoint.base_url.rstrip("/") + "/chat/completions"
+        request = body(self._endpoint.model, case, seed, stream)
         try:
-            with self._client.stream("POST", url, json=body(self._endpoint.model, case, seed, stream)) as response:
-                return self._receive(response, started, stream)
+            try:
+                return self._send(self._kept, request, started)
+            except _KeptConnectionClosed:
+                return self._send(self._fresh, request, started)
         except httpx.TimeoutException:
             error = f"timeout: no answer within {self._endpoint.timeout_s:g} s"
         except (httpx.HTTPError, httpx.InvalidURL) as problem:
             error = f"transport: {type(problem).__name__}: {str(problem)[:200]}"
         return Answer(error=error, latency_s=self._clock.monotonic() - started)
+
+    def _send(self, client: httpx.Client, request: dict[str, Any], started: float) -> Answer:
+        events: list[str] = []
+        url = self._endpoint.base_url.rstrip("/") + "/chat/completions"
+        tracing = {"trace": lambda event, _: events.append(event)}
+        try:
+            with client.stream("POST", url, json=request, extensions=tracing) as response:
+                return self._receive(response, started, request["stream"])
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+            connected = any(event.startswith("connection.connect") for event in events)
+            answered = "http11.receive_response_headers.complete" in events
+            if connected or answered:
+                raise
+            raise _KeptConnectionClosed from error
 
     def _receive(self, response: httpx.Response, started: float, stream: bool) -> Answer:
         arrived: list[tuple[float, bytes]] = []
@@ -83,6 +105,17 @@ class Asker:
             return Answer(error=f"HTTP {response.status_code}: {text}", **facts)
         parsed = parse_stream(arrived) if stream else parse_reply(b"".join(chunk for _, chunk in arrived))
         return parsed.finish(expected_model=self._endpoint.expected_model, **facts)
+
+
+def _client(endpoint: Endpoint, tls: ssl.SSLContext, connections: int, *, kept: int) -> httpx.Client:
+    return httpx.Client(
+        headers=dict(endpoint.headers),
+        timeout=endpoint.timeout_s,
+        verify=tls,
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=kept),
+        trust_env=False,
+        follow_redirects=False,
+    )
 
 
 def body(model: str, case: Case, seed: int, stream: bool) -> dict[str, Any]:

@@ -97,6 +97,20 @@ def test_nobody_there(suite: Suite) -> None:
     assert all((sample.error or "").startswith("transport: ConnectError") for sample in run.samples)
 
 
+def test_a_kept_connection_that_was_closed_is_no_failure(engine: StandIn, suite: Suite) -> None:
+    engine.drops = "reused"
+    run = run_suite(suite, endpoint(engine), concurrency=1, clock=CLOCK)
+    assert run.passed == 6
+    assert len(engine.requests) > 6
+
+
+def test_a_fresh_connection_that_is_dropped_is_a_failure(engine: StandIn, suite: Suite) -> None:
+    engine.drops = "all"
+    run = run_suite(suite, endpoint(engine), concurrency=2, clock=CLOCK)
+    assert (run.passed, len(run.samples), len(engine.requests)) == (0, 6, 6)
+    assert all((sample.error or "").startswith("transport:") for sample in run.samples)
+
+
 def test_some_failures_are_counted_and_told(engine: StandIn, suite: Suite) -> None:
     engine.fail_every = 3
     told: list[tuple[int, int, int]] = []

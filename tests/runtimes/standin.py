@@ -37,6 +37,7 @@ class StandIn:
     streamed_answer: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     fail_every: int = 0
+    drops: str = ""  # "reused": connections that served before; "all"
     headers: dict[str, str] = field(default_factory=dict)
     # what happened
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -76,6 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     state: StandIn
+    served = False
 
     def do_GET(self) -> None:
         s = self.state
@@ -97,6 +99,10 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         s.requests.append(request)
         s.seen_headers.append({k.lower(): v for k, v in self.headers.items()})
+        before, self.served = self.served, True
+        if s.drops == "all" or (s.drops == "reused" and before):
+            self.close_connection = True
+            return None
         if s.hang:
             s.released.wait()
             return None
