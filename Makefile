@@ -21,7 +21,7 @@ INSTALL = set -eu; \
 	    { echo "make: $(PYTHON) is not Python 3.11 or newer; name another: make PYTHON=python3.11 ..." >&2; exit 4; }; \
 	  echo "== environment $(VENV): $$(grep -c '==' requirements/$$lock.txt) packages, locked by hash"; \
 	  $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear "$(VENV)"; \
-	  pip="$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off"; \
+	  pip="$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile"; \
 	  $$pip --require-hashes -r requirements/$$lock.txt; \
 	  $$pip --quiet --no-deps --no-build-isolation -e .; \
 	  rm -f "$(VENV)/.$$lock-"*; : > "$$stamp"; \
