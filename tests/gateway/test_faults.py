@@ -33,7 +33,22 @@ def pair(gateway: Gateway, replica: Start) -> tuple[FaultyReplica, FaultyReplica
     return bad, good
 
 
-RETRIED = "500 502 503 504 429 html nonsense wrong-model close not-http empty hang never-ready cut".split()
+RETRIED = [
+    "500",
+    "502",
+    "503",
+    "504",
+    "429",
+    "html",
+    "nonsense",
+    "wrong-model",
+    "close",
+    "not-http",
+    "empty",
+    "hang",
+    "never-ready",
+    "cut",
+]
 
 
 @pytest.mark.parametrize("fault", RETRIED)
