@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
             finally:
                 operator.stop()
     except StackError as error:
-        print(json.dumps(error.to_json()), file=sys.stderr, flush=True)
+        print(f"{error.message}\n{error.advice}", file=sys.stderr)
+        print(json.dumps(error.to_json()), file=sys.stderr, flush=True)  # last: stackctl up reads it from the log
         return error.exit_code
     return 0
 

@@ -66,6 +66,11 @@ def rebuilt(body: Any) -> StackError:
         return Garbled(repr(body)[:200])
 
 
+def left_behind(line: str) -> StackError:
+    """The error in a line of JSON."""
+    return rebuilt(_decoded(line.encode()))
+
+
 class AdminClient:
     """One request per connection."""
 

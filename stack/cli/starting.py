@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack.cli import processes
+from stack.cli.client import left_behind
 from stack.cli.command import Place
 from stack.core.clock import Clock
-from stack.core.errors import Conflict, Unavailable
+from stack.core.errors import Conflict, StackError, Unavailable
 
 Say = Callable[[str], None]
 START_LIMIT_S = 60.0
@@ -159,10 +160,13 @@ def _wait_healthy(
         clock.sleep(0.1)
 
 
-def _died(service: Service, place: Place, code: int) -> DiedAtStart:
+def _died(service: Service, place: Place, code: int) -> StackError:
+    """The error that it left as its last line, with that error's exit code; else the end of its log."""
     service.pid_file(place).unlink(missing_ok=True)
     log = service.log(place)
     lines = processes.last_lines(log).splitlines()
+    if lines and lines[-1].startswith('{"error"'):
+        return left_behind(lines[-1])
     return DiedAtStart(name=service.name, code=code, log=log, problems=lines, advice=f"The whole log: {log}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import signal
 import sys
 import time
@@ -22,6 +23,10 @@ def main(behaviour: str, port: int) -> None:
     print(f"behaviour {behaviour}", flush=True)
     if behaviour == "dies":
         sys.exit("no: the disk is on fire")
+    if behaviour == "explains":
+        error = {"code": "Wrong", "message": "three mistakes", "hint": "mend it", "exit_code": 2, "facts": {}}
+        print(json.dumps({"error": error}), flush=True)
+        sys.exit(2)
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if behaviour == "silent":

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stack.cli import processes, starting
+from stack.cli.client import Answered
 from stack.cli.command import Place
 from stack.cli.setup import SECRETS, prepare
 from stack.config.home import Home, Ports
@@ -82,6 +83,12 @@ def test_a_child_that_dies_shows_the_end_of_its_log(where: Place, make: Make) ->
     assert "no: the disk is on fire" in caught.value.facts["problems"]
     assert caught.value.exit_code == 4
     assert processes.read_pid(where.root / "run" / "small.pid") is None
+
+
+def test_a_child_that_explains_itself_is_quoted_with_its_exit_code(where: Place, make: Make) -> None:
+    with pytest.raises(Answered) as caught:
+        starting.ensure(make("explains"), where, SystemClock(), lambda text: None)
+    assert (caught.value.exit_code, caught.value.message, caught.value.advice) == (2, "three mistakes", "mend it")
 
 
 def test_a_child_that_never_answers_is_an_error_with_progress_meanwhile(where: Place, make: Make) -> None:
