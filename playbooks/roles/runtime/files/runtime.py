@@ -158,7 +158,12 @@ def poll(root: Path, name: str) -> Dict[str, Any]:
         return {"name": name, "state": "installed", "line": "installed", "tail": []}
     busy = is_busy(folder_of(root, name).with_name(f"{name}.running"))
     state = "installing" if busy else "installed" if installed(root, name) else "failed"
-    return {"name": name, "state": state, "line": next((x for x in reversed(lines) if x.strip()), ""), "tail": lines}
+    return {
+        "name": name,
+        "state": state,
+        "line": next((x for x in reversed(lines) if x and not x.startswith("WARNING")), ""),
+        "tail": lines,
+    }
 
 
 def is_busy(lock: Path) -> bool:
@@ -181,9 +186,15 @@ def tail(path: Path, count: int) -> List[str]:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - 16384))
-            return [x.strip()[:300] for x in file.read().decode("utf-8", "replace").splitlines()[-count:]]
+            return [shorter(x.strip()) for x in file.read().decode("utf-8", "replace").splitlines()[-count:]]
     except OSError:
         return []
+
+
+def shorter(line: str) -> str:
+    """A line that a person can read: of a compiler's command line only the count and the file stay."""
+    compiling = re.match(r"(\[\d+/\d+\]) .* -c (\S+)$", line)
+    return f"{compiling.group(1)} Building {Path(compiling.group(2)).name}" if compiling else line[:300]
 
 
 def summary(rows: List[Dict[str, Any]]) -> Dict[str, Any]:
