@@ -98,7 +98,7 @@ def test_nothing_of_a_run_is_left_even_when_the_listener_fails(local: Local) -> 
     with pytest.raises(Tired):
         local.door.run(local.operation("op-1", "observe.yml", {}), on_event=listener)
     mine = f"stack-run-{os.getuid()}-{os.getpid()}-"
-    assert not [name for name in os.listdir("/dev/shm") if name.startswith(mine)]
+    assert not [path for path in Path("/dev/shm").iterdir() if path.name.startswith(mine)]
 
 
 def test_directories_of_dead_processes_are_swept(tmp_path: Path) -> None:
