@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Json = dict[str, Any]
+_LONG_LIST = 70
 _ROLES = ("stable", "candidate", "lkg")
 
 
@@ -94,7 +95,7 @@ def _facts(value: Json, indent: str) -> Iterable[str]:
         if isinstance(item, dict):
             yield f"{indent}{key}:"
             yield from _facts(item, indent + "  ")
-        elif isinstance(item, list) and any(isinstance(one, dict) for one in item):
+        elif isinstance(item, list) and (any(isinstance(one, dict) for one in item) or len(str(item)) > _LONG_LIST):
             yield f"{indent}{key}:"
             yield from (f"{indent}  - {_one_line(one)}" for one in item)
         else:
