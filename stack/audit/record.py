@@ -30,8 +30,8 @@ class AuditRecord:
 def plain(value: Any) -> Any:
     """``value`` as JSON that has a canonical form, whatever engines and hosts made us put in.
 
-    Numbers outside JSON's become their text, broken text gets replacement characters, unknown types their ``str``:
-    a record must not be lost for its decoration. ``plain(plain(v)) == plain(v)``.
+    Numbers that do not survive JSON (NaN, beyond 2**53) become their text, broken text gets replacement characters,
+    unknown types become their ``str``: a record must not be lost for its decoration. ``plain(plain(v)) == plain(v)``.
     """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, int):
         return int(value) if abs(value) <= _SAFE else str(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        return value if math.isfinite(value) and abs(value) <= _SAFE else str(value)
     if isinstance(value, Mapping):
         return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

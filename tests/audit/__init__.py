@@ -1,0 +1,1 @@
+"""The audit chain: golden bytes, and tampering of every kind."""
