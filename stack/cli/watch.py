@@ -54,10 +54,13 @@ def watch(client: AdminClient, aim: Aim, screen: Screen, clock: Clock) -> Json:
     """Show its events as they come; the rollout as it is when it is final or pauses."""
     after, pause_counts, ended = aim.after, not aim.steered, False
     begun = quiet_since = clock.monotonic()
+    line = ""
     while True:
         page = _events(client, aim.path, after, 0.0 if ended else HEARTBEAT_S - 1.0, screen, clock)
         for event in page.get("events", []):
-            screen.event(_line(event))
+            before, line = line, _line(event)
+            if line != before:  # a task's beginning and its end read alike
+                screen.event(line)
             quiet_since = clock.monotonic()
         after, state = int(page.get("next", after)), str(page.get("state"))
         pause_counts = pause_counts or state != "paused" or clock.monotonic() - begun > UNHEARD_S
