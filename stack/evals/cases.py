@@ -6,11 +6,11 @@ Reading files is for `load`, YAML for `yaml_source`; this module is pure.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeGuard
 
 from stack.evals.problems import Path, Problems
+from stack.evals.strict_json import NotJson, parse_json
 from stack.evals.suite import Assertion, Case, Options
 from stack.evals.template import BadTemplate, fill_all
 from stack.evals.vocabulary import KINDS, split_type, type_problem
@@ -43,8 +43,8 @@ def _prompt(raw: Any, path: Path, problems: Problems) -> Prompt:
         raw = raw["raw"]
     if isinstance(raw, str) and raw.lstrip().startswith("["):
         try:
-            parsed = json.loads(raw)
-        except (ValueError, RecursionError):
+            parsed = parse_json(raw)
+        except NotJson:
             parsed = None
         if isinstance(parsed, list):
             raw = parsed
@@ -81,8 +81,8 @@ def read_default(raw: Any, problems: Problems) -> dict[str, Any]:
     for key in raw.keys() - (_TEST_KEYS - {"description"}):
         problems.add((*path, key), "unknown key")
     _options(raw.get("options"), path, problems)
-    list(_asserts(raw.get("assert"), path, problems))
-    return {key: value for key, value in raw.items() if key in _TEST_KEYS}
+    checked = list(_asserts(raw.get("assert"), path, problems))
+    return {**{key: value for key, value in raw.items() if key in _TEST_KEYS}, "assert": checked}
 
 
 class CaseReader:
@@ -106,7 +106,7 @@ class CaseReader:
             problems.add((*path, key), "unknown key")
         merged = {key: self._merged(test, key, path, problems) for key in ("vars", "options", "metadata")}
         known = len(problems.found)
-        asserts = [*(self._default.get("assert") or []), *_asserts(test.get("assert"), path, problems)]
+        asserts = [*self._default.get("assert", []), *_asserts(test.get("assert"), path, problems)]
         options = _options(merged["options"], path, problems)
         threshold = _share(test.get("threshold", self._default.get("threshold")), (*path, "threshold"), problems)
         name = test.get("description", f"test-{self._count + 1:03}")

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+MAX_DEPTH = 100
+
 
 class NotJson(ValueError):
     """The text is not JSON; says why."""
@@ -17,11 +19,26 @@ def parse_json(data: bytes | str) -> Any:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if deeper_than(value, MAX_DEPTH):
+            raise RecursionError
     except RecursionError:
         raise NotJson("nested too deeply") from None
     except ValueError as error:
         raise NotJson(str(error)[:160]) from None
     return value
+
+
+def deeper_than(value: Any, depth: int) -> bool:
+    """Is `value` nested more than `depth` levels deep?"""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            inner for outer in level if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]  # fmt: skip
+        if not level:
+            return False
+    return True
 
 
 def find_json(text: str, longest: int = 200) -> list[Any]:
@@ -36,7 +53,8 @@ def find_json(text: str, longest: int = 200) -> list[Any]:
         tries += 1
         try:
             value, position = decoder.raw_decode(text, min(starts))
-            found.append(value)
+            if not deeper_than(value, MAX_DEPTH):
+                found.append(value)
         except (ValueError, RecursionError):
             position = min(starts) + 1
     return found

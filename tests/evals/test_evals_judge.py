@@ -176,6 +176,8 @@ def test_any_bytes_are_an_answer_or_an_error(data: bytes) -> None:
 
 
 BODIES = {
+    "deep": b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "usage": {"a": %s}}'
+    % (b"[" * 300 + b"]" * 300),
     "null": b"null",
     "no choices": b'{"choices": []}',
     "odd choice": b'{"choices": [7]}',

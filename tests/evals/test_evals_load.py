@@ -133,6 +133,13 @@ REFUSED = {
     "statement": one("{type: equals, value: '{% if q %}'}"),
     "attribute": one("{type: equals, value: '{{q.__class__}}'}"),
     "pattern from a variable": one("{type: regex, value: '{{p}}'}").replace("{q: hi}", "{q: hi, p: '('}"),
+    "default that is unknown": one("{type: equals, value: a}", "defaultTest: {assert: [{type: odd}]}\n"),
+    "default that is no list": one("{type: equals, value: a}", "defaultTest: {assert: 5}\n"),
+    "default that is text": one("{type: equals, value: a}", "defaultTest: text\n"),
+    "default with odd options": one("{type: equals, value: a}", "defaultTest: {options: [1], threshold: x}\n"),
+    "too many": one("{type: equals, value: a}").replace(
+        "{q: hi}", "{" + ", ".join(f"v{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]" for i in range(5)) + ", q: hi}"
+    ),
     "no tests": 'prompts: ["a"]\n',
     "empty tests": 'prompts: ["a"]\ntests: []\n',
     "no prompts": "tests: [{assert: [{type: equals, value: a}]}]\n",
@@ -218,7 +225,14 @@ _TREE = st.recursive(_LEAF, lambda inner: st.lists(inner, max_size=3) | st.dicti
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(["prompts", "tests", "defaultTest", "providers", "x"]), _TREE)
+    st.fixed_dictionaries(
+        {
+            "prompts": st.just(["a"]),
+            "tests": st.just([{"assert": [{"type": "equals", "value": "a"}]}]),
+            "defaultTest": _TREE,
+        }
+    )
+    | st.dictionaries(st.sampled_from(["prompts", "tests", "defaultTest", "providers", "x"]), _TREE)
     | st.fixed_dictionaries({"prompts": st.just(["{{q}}"]), "tests": st.lists(_TREE, max_size=3)})
 )
 def test_any_document_loads_or_is_refused(tmp_path: Path, body: Any) -> None:
