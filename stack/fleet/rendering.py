@@ -18,6 +18,8 @@ class NotRenderable(InvalidInput):
 
 def render_string(text: str) -> str:
     """A double-quoted YAML scalar with the tag that keeps Ansible from templating it."""
+    if not text:  # Ansible reads an empty tagged scalar as null; an empty string is no template anyway
+        return '""'
     parts = []
     for character in text:
         if 0xD800 <= ord(character) <= 0xDFFF:
