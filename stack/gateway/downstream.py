@@ -17,8 +17,13 @@ from stack.gateway import answers
 from stack.gateway.answers import Problem
 from stack.gateway.core import GatewayCore
 from stack.gateway.exchange import Exchange
+from stack.gateway.table import Key
 
 HEADERS_MAX = 100
+HEADERS_READ = frozenset(
+    (b"authorization", b"content-length", b"transfer-encoding", b"host", b"x-stack-slice", b"expect", b"traceparent",
+     b"x-request-id")
+)  # fmt: skip
 UNKNOWN_BODY = 65_536  # what is read of a body whose sender has no key
 QUEUE_MAX = 16
 LINGER_S = 2.0
@@ -28,7 +33,7 @@ class Request:
     """One request as far as it has arrived."""
 
     __slots__ = (
-        "authorization", "codings", "declared", "expects", "headers", "hosts", "http10", "keep", "known", "method",
+        "authorization", "codings", "declared", "expects", "headers", "hosts", "http10", "keep", "key", "method",
         "parts", "path", "pin", "problem", "ready", "size", "trace",
     )  # fmt: skip
 
@@ -41,7 +46,8 @@ class Request:
         self.codings = self.headers = self.hosts = self.size = 0
         self.parts: list[bytes] = []
         self.problem: Problem | None = None
-        self.ready = self.expects = self.http10 = self.known = False
+        self.key: Key | None = None
+        self.ready = self.expects = self.http10 = False
         self.keep = True
 
 
@@ -53,8 +59,8 @@ class Downstream(asyncio.Protocol):
     """One connection from a client."""
 
     __slots__ = (
-        "core", "deadline", "exchange", "fed", "fresh", "handle", "lingering", "open", "parser", "phase", "queue",
-        "raw", "registry", "request", "serving", "slow", "stopped", "transport", "turning",
+        "core", "deadline", "exchange", "fed", "fresh", "full", "handle", "lingering", "open", "parser", "phase",
+        "queue", "raw", "registry", "request", "serving", "slow", "stopped", "transport", "turning",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -67,7 +73,7 @@ class Downstream(asyncio.Protocol):
         self.request: Request | None = None
         self.serving: Request | None = None
         self.queue: deque[Request] = deque()
-        self.open = self.slow = self.stopped = self.lingering = self.turning = False
+        self.open = self.slow = self.full = self.stopped = self.lingering = self.turning = False
         self.phase, self.fed, self.raw, self.fresh = "idle", 0, 0, True
 
     @property
@@ -95,7 +101,8 @@ class Downstream(asyncio.Protocol):
             self._unreadable()
         if self.request is not None and not self.stopped:
             self._measure(self.request, len(data))
-        elif len(self.queue) > QUEUE_MAX:
+        elif len(self.queue) > QUEUE_MAX and not self.full:
+            self.full = True
             self.transport.pause_reading()
         self._turn()
 
@@ -108,6 +115,8 @@ class Downstream(asyncio.Protocol):
         self.slow = False
         if self.exchange is not None:
             self.exchange.client_slow(False)
+        else:
+            self._turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
@@ -138,6 +147,8 @@ class Downstream(asyncio.Protocol):
         if request.ready:  # a trailer: counted, never believed
             return
         name = name.lower()
+        if name not in HEADERS_READ:
+            return
         if name == b"authorization":
             if request.authorization is not None:
                 self._stop(answers.MALFORMED)
@@ -167,7 +178,8 @@ class Downstream(asyncio.Protocol):
         request.method = self.parser.get_method()
         request.http10 = self.parser.get_http_version() != "1.1"
         request.keep = self.parser.should_keep_alive() and not request.http10
-        request.known = request.authorization is not None and self.core.key(request.authorization) is not None
+        if request.authorization is not None:
+            request.key = self.core.key(request.authorization)
         if request.codings > 1 or (request.codings and (request.declared is not None or request.http10)):
             self._stop(answers.BAD_FRAMING)
         if request.hosts > 1 or (request.hosts == 0 and not request.http10):
@@ -196,7 +208,7 @@ class Downstream(asyncio.Protocol):
     def _check_size(self, request: Request, size: int) -> None:
         if size > self.core.limits.max_body:
             self._stop(answers.BODY_TOO_LARGE)
-        if size > UNKNOWN_BODY and not request.known:
+        if size > UNKNOWN_BODY and request.key is None:
             self._stop(answers.BAD_KEY if request.authorization else answers.NO_KEY)
 
     def _stop(self, problem: Problem) -> None:
@@ -231,14 +243,15 @@ class Downstream(asyncio.Protocol):
         if self.turning:
             return
         self.turning = True
-        while self.queue and self.serving is None and self.open and not self.lingering:
+        while self.queue and self.serving is None and self.open and not self.lingering and not self.slow:
             self.serving = self.queue.popleft()
             if self.serving.problem is not None:
                 self.refuse(self.serving.problem)
             else:
                 self.handle(self, self.serving)
         self.turning = False
-        if len(self.queue) <= QUEUE_MAX and self.open and not self.transport.is_reading():
+        if self.full and len(self.queue) <= QUEUE_MAX and self.open:
+            self.full = False
             self.transport.resume_reading()
 
     def write(self, data: bytes) -> None:
@@ -288,6 +301,7 @@ class Downstream(asyncio.Protocol):
     def _close(self) -> None:
         self.stopped = True
         self.queue.clear()
+        self.deadline = self.core.now() + self.core.limits.stall_timeout_s
         self.transport.close()
 
     def close_if_idle(self) -> None:
@@ -300,7 +314,7 @@ class Downstream(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.tick(now)
         elif now >= self.deadline and self.serving is None:
-            if self.lingering:
+            if self.stopped or self.slow:
                 self.transport.abort()
             elif self.request is None:
                 self._close()

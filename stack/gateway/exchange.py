@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from stack.gateway import answers
@@ -55,6 +55,8 @@ class Client(Protocol):
 
 class Exchange:
     """See the module."""
+
+    mode: Callable[[Exchange, Upstream], None]
 
     __slots__ = (
         "attempted", "client", "completion", "core", "deadline", "extra", "first", "fresh", "held", "index", "key",
@@ -128,7 +130,7 @@ class Exchange:
         self.deadline = self.t0 + core.limits.first_byte_timeout_s
         self.attempted, self.fresh = True, False
         self.first: float | None = None
-        self.mode = self._judge_head
+        self.mode = Exchange._judge_head  # a function, not a bound method: a cycle per request would cost more
         self.held: list[bytes] = []
         self.size, self.tail = 0, b""
         up = core.pool(target).take()
@@ -183,12 +185,12 @@ class Exchange:
     # -- 3. the answer; called by the upstream connection
     def up_data(self, up: Upstream) -> None:
         """Bytes have arrived from the replica."""
-        self.mode(up)
+        self.mode(self, up)
 
     def up_lost(self, up: Upstream, reason: str) -> None:
         """The connection to the replica is gone."""
         if up.done:
-            self.mode(up)
+            self.mode(self, up)
         elif up.reused and not up.ready and not self.fresh and reason == "closed":
             self.up = None  # the replica had closed this idle connection: once more on a fresh one
             self._connect()
@@ -207,11 +209,11 @@ class Exchange:
             return
         if wanted is EVENTS:
             self.watch = StreamWatch(drop_usage=self.completion.added_usage)
-            self.mode = self._stream
+            self.mode = Exchange._stream
         else:
             self.deadline = self.core.now() + self.core.limits.stall_timeout_s
-            self.mode = self._hold
-        self.mode(up)
+            self.mode = Exchange._hold
+        self.mode(self, up)
 
     def _hold(self, up: Upstream) -> None:
         body = self._take(up)
@@ -222,7 +224,7 @@ class Exchange:
         elif self.size > HOLD:
             body = b"".join(self.held)
             self.held = [body[:WHOLE]]
-            self.mode = self._pass
+            self.mode = Exchange._pass
             self._begin_chunks(up)
             self._chunk(up, body)
 

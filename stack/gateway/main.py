@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import secrets
 import signal
@@ -90,6 +91,8 @@ async def _until_told(
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         core.loop.add_signal_handler(number, told.set)
+    gc.collect()
+    gc.freeze()  # what is there now stays: no need to look at it again
     tasks = [core.loop.create_task(_keep_time(core, clients)), core.loop.create_task(keep_probing(core))]
     _say(f"listens on {settings.host} port {settings.port}, routing table version {core.version}")
     await told.wait()

@@ -59,7 +59,7 @@ def _key(client: Downstream, request: Request) -> Key | None:
     if core.table is None:
         client.refuse(answers.NO_TABLE)
         return None
-    key = core.key(request.authorization or b"")
+    key = request.key
     if key is None:
         problem = answers.NO_KEY if request.authorization is None else answers.BAD_KEY
         client.refuse(problem, b"www-authenticate: Bearer\r\n")

@@ -6,8 +6,7 @@ The whole body is parsed once (the model may stand anywhere in it). What goes to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -26,8 +25,7 @@ class BadRequest(Exception):
         self.problem = problem
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """A parsed request: ``rest`` is its JSON without ``model``; ``added_usage`` tells that we asked for the usage."""
 
     model: str

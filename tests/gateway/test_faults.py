@@ -33,22 +33,8 @@ def pair(gateway: Gateway, replica: Start) -> tuple[FaultyReplica, FaultyReplica
     return bad, good
 
 
-RETRIED = [
-    "500",
-    "502",
-    "503",
-    "504",
-    "429",
-    "html",
-    "nonsense",
-    "wrong-model",
-    "close",
-    "not-http",
-    "empty",
-    "hang",
-    "never-ready",
-    "cut",
-]
+RETRIED = ["500", "502", "503", "504", "429", "html", "nonsense", "wrong-model", "close", "not-http", "empty", "hang"]
+RETRIED += ["never-ready", "cut"]
 
 
 @pytest.mark.parametrize("fault", RETRIED)
@@ -259,6 +245,52 @@ def test_a_target_taken_out_of_the_table_ends_its_streams_whole(gateway: Gateway
     assert found[0].endswith(b"[DONE]\n\n") and b"tiny-new" not in found[0]
 
 
+def test_a_client_that_asks_and_never_reads_is_cut_off(gateway: Gateway, replica: Start) -> None:
+    only = replica(text="x" * 50_000)
+    gateway.put([only.target("only")], limits={"idle_timeout_s": 1.0, "stall_timeout_s": 1.0})
+    before = rss(gateway.process.pid)
+    request = post(json.dumps({"model": "tiny", "messages": []}).encode())
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=1) as wire:
+        with pytest.raises(OSError):
+            while True:
+                wire.sendall(request * 100)
+        assert rss(gateway.process.pid) - before < 24_000
+    until(lambda: gateway.books("only")["inflight"] == 0)
+    assert gateway.books("only")["errors"] == 0
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+def test_long_plain_answers_arrive_whole_or_visibly_cut(gateway: Gateway, replica: Start, size: int) -> None:
+    only = replica()
+    only.set(text="é" * size)
+    gateway.put([only.target("only")])
+    got = gateway.chat()
+    assert got.json["choices"][0]["message"]["content"] == "é" * size
+    assert gateway.books("only")["completion_tokens"] == 8
+    only.set(fault="cut")
+    if size < 1_000_000:  # still held: a clear error, had there been another replica its answer
+        assert gateway.chat().status == 502
+    else:
+        with pytest.raises(http.client.IncompleteRead):
+            gateway.chat()
+    assert gateway.books("only")["errors"] == 1
+
+
+def test_the_child_that_parses_large_bodies_may_die(gateway: Gateway, replica: Start) -> None:
+    only = replica()
+    gateway.put([only.target("only")])
+    large = [{"role": "user", "content": "x" * 2_000_000}]
+    for _ in range(2):
+        assert gateway.chat(messages=large).status == 200
+        (child,) = children(gateway.process.pid)
+        os.kill(child, signal.SIGKILL)
+        until(lambda child=child: child not in children(gateway.process.pid))
+    assert gateway.chat(messages=large).status == 200
+    (child,) = children(gateway.process.pid)
+    gateway.process.kill()
+    until(lambda: "Z" in state(child))
+
+
 def test_nobody_listens(gateway: Gateway, replica: Start) -> None:
     dead = replica("tiny-dead")
     target = {**dead.target("dead"), "port": free_port()}
@@ -270,6 +302,19 @@ def test_nobody_listens(gateway: Gateway, replica: Start) -> None:
 def post(body: bytes, path: str = "/v1/chat/completions") -> bytes:
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
+
+
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as source:
+        return [int(one) for one in source.read().split() if "Z" not in state(int(one))]
+
+
+def state(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/stat") as source:
+            return source.read().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
 
 
 def rss(pid: int) -> int:

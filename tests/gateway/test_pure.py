@@ -110,19 +110,34 @@ def test_any_json_is_refused_or_read(value: Any) -> None:
         RoutingTable.from_json(value)
 
 
+SERVICE: list[Any] = ["services", 0]
+TARGET = [*SERVICE, "targets", 0]
 MISTAKES: list[tuple[list[Any], Any, str]] = [
-    (["version"], 0, "version"), (["version"], True, "version"), (["version"], 1.0, "version"),
-    (["services", 0, "weights"], {"stable": 99}, "sum to 100"), (["services", 0, "weights"], {"other": 100}, "unknown"),
-    (["services", 0, "weights"], {"stable": 100.0}, "integer"), (["services", 0, "extra"], 1, "unknown key"),
-    (["services", 0, "aliases"], ["tiny"], "twice"), (["services", 0, "name"], "a b", "name"),
-    (["services", 0, "name"], "x\n", "name"), (["services", 0, "targets", 0, "port"], 0, "port"),
-    (["services", 0, "targets", 0, "port"], "41001", "port"), (["services", 0, "targets", 0, "id"], "../r", "replica"),
-    (["services", 0, "targets", 0, "slice"], "canary", "slice"), (["services", 0, "targets", 0, "release"], "x", "digest"),
-    (["services", 0, "targets", 0, "host"], "a\r\nb", "host"), (["services", 0, "targets", 0, "host"], "", "host"),
-    (["services", 0, "targets", 0, "served_model"], "a\r\nx: y", "served_model"), (["keys", 0, "sha256"], "AA", "sha256"),
-    (["keys", 0, "may_pin"], 1, "may_pin"), (["keys", 0, "models"], "tiny", "list"), (["limits", "max_body"], -1, "max_body"),
-    (["limits", "max_body"], 1.5, "max_body"), (["limits", "extra"], 1, "unknown key"),
-]  # fmt: skip
+    (["version"], 0, "version"),
+    (["version"], True, "version"),
+    (["version"], 1.0, "version"),
+    ([*SERVICE, "weights"], {"stable": 99}, "sum to 100"),
+    ([*SERVICE, "weights"], {"other": 100}, "unknown"),
+    ([*SERVICE, "weights"], {"stable": 100.0}, "integer"),
+    ([*SERVICE, "extra"], 1, "unknown key"),
+    ([*SERVICE, "aliases"], ["tiny"], "twice"),
+    ([*SERVICE, "name"], "a b", "name"),
+    ([*SERVICE, "name"], "x\n", "name"),
+    ([*TARGET, "port"], 0, "port"),
+    ([*TARGET, "port"], "41001", "port"),
+    ([*TARGET, "id"], "../r", "replica"),
+    ([*TARGET, "slice"], "canary", "slice"),
+    ([*TARGET, "release"], "x", "digest"),
+    ([*TARGET, "host"], "a\r\nb", "host"),
+    ([*TARGET, "host"], "", "host"),
+    ([*TARGET, "served_model"], "a\r\nx: y", "served_model"),
+    (["keys", 0, "sha256"], "AA", "sha256"),
+    (["keys", 0, "may_pin"], 1, "may_pin"),
+    (["keys", 0, "models"], "tiny", "list"),
+    (["limits", "max_body"], -1, "max_body"),
+    (["limits", "max_body"], 1.5, "max_body"),
+    (["limits", "extra"], 1, "unknown key"),
+]
 
 
 @pytest.mark.parametrize(("where", "value", "says"), MISTAKES)
