@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 import yaml
 
-from stack.config.settings import OPENS, Document, ServiceSettings, StackSettings, SuiteSettings
+from stack.config.settings import OPENS, Document, HoldSettings, ServiceSettings, StackSettings, SuiteSettings
 from stack.config.source import Ledger
 from stack.core.digest import Digest
 
@@ -75,31 +76,33 @@ def _check_engine(service: yaml.Node, path: str, ledger: Ledger) -> None:
 
 def _check_rollout(service: yaml.Node, path: str, ledger: Ledger) -> None:
     rollout = _get(service, "rollout")
-    ladder = _get(rollout, "ladder")
-    steps = [_whole(node) for _, node in _items(ladder, "")]
-    if ladder is not None and steps and None not in steps:
-        numbers = [step for step in steps if step is not None]
-        if numbers != sorted(set(numbers)) or numbers[-1] != 100:
-            ledger.note(ladder, f"{path}.rollout.ladder", _BACKWARDS)
-    hold = _get(rollout, "hold")
+    _check_ladder(_get(rollout, "ladder"), f"{path}.rollout.ladder", ledger)
+    hold, usual = _get(rollout, "hold"), HoldSettings()
     least, most = _get(hold, "min_seconds"), _get(hold, "max_seconds")
-    low, high = _number(least, 2.0), _number(most, 120.0)
+    low, high = _number(least, usual.min_seconds), _number(most, usual.max_seconds)
     if hold is not None and low is not None and high is not None and low > high:
-        ledger.note(
-            least or most or hold, f"{path}.rollout.hold", f"min_seconds {low:g} is more than max_seconds {high:g}"
-        )
+        problem = f"min_seconds {low:g} is more than max_seconds {high:g}"
+        ledger.note(least or most or hold, f"{path}.rollout.hold", problem)
+
+
+def _check_ladder(ladder: yaml.Node | None, path: str, ledger: Ledger) -> None:
+    steps = [_whole(node) for _, node in _items(ladder, path)]
+    numbers = [step for step in steps if step is not None and 1 <= step <= 100]
+    sound = numbers == sorted(set(numbers)) and numbers[-1:] == [100]
+    if ladder is not None and steps and len(numbers) == len(steps) and not sound:
+        ledger.note(ladder, path, _BACKWARDS)
 
 
 def _check_files(service: yaml.Node, path: str, directory: Path, ledger: Ledger) -> None:
     suites = _get(service, "suites")
     name, model = _get(service, "name"), _get(service, "model")
-    if isinstance(model, yaml.ScalarNode):
+    if _is_text(model):
         _check_file(model, f"{path}.model", directory / model.value, ledger)
     for key in ("smoke", "eval"):
         node = _get(suites, key)
-        if isinstance(node, yaml.ScalarNode):
+        if _is_text(node):
             _check_file(node, f"{path}.suites.{key}", directory / node.value, ledger)
-        elif node is None and isinstance(name, yaml.ScalarNode) and isinstance(model, yaml.ScalarNode):
+        elif node is None and _is_text(name) and _is_text(model):
             expected = _usual_suite(directory / model.value, name.value, key)
             _check_file(suites or service, f"{path}.suites.{key}", expected, ledger)
 
@@ -146,6 +149,11 @@ def _items(node: yaml.Node | None, path: str) -> Iterator[tuple[str, yaml.Node]]
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             yield f"{path}[{number}]", item
+
+
+def _is_text(node: yaml.Node | None) -> TypeGuard[yaml.ScalarNode]:
+    """Text of the kind that ``fields`` takes; for the rest it has noted that it is none."""
+    return isinstance(node, yaml.ScalarNode) and node.tag.endswith(":str") and node.value != ""
 
 
 def _word(node: yaml.Node | None, key: str) -> str | None:

@@ -1,0 +1,1 @@
+"""Home, ports and the stack file."""
