@@ -13,6 +13,7 @@ from stack.runtimes.engine import CantLaunch, LaunchDescription, Traits, Unknown
 _METRICS = {
     "prompt_tokens": "llamacpp:prompt_tokens_total",
     "generated_tokens": "llamacpp:tokens_predicted_total",
+    "steps": "llamacpp:n_decode_total",
     "running": "llamacpp:requests_processing",
     "waiting": "llamacpp:requests_deferred",
 }

@@ -37,6 +37,8 @@ class StandIn:
     streamed_answer: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     fail_every: int = 0
+    steps_each_read: int = 0  # what /metrics says, per read
+    steps: int = 0
     drops: str = ""  # "reused": connections that served before; "all"
     headers: dict[str, str] = field(default_factory=dict)
     # what happened
@@ -91,6 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
             names = [s.model] if s.listed is None else s.listed
             rows = {"object": "list", "data": [{"id": name} for name in names]}
             return self._send(200, s.list_body if s.list_body is not None else json.dumps(rows).encode())
+        if self.path == "/metrics":
+            s.steps += s.steps_each_read
+            return self._send(200, b"# TYPE x counter\nllamacpp:n_decode_total %d\n" % s.steps)
         return self._send(404, b"{}")
 
     def do_POST(self) -> None:

@@ -15,6 +15,7 @@ from stack.core.clock import ManualClock, SystemClock
 from stack.core.release import Release
 from stack.runtimes.driver import driver_for
 from stack.runtimes.health import Health, check_health
+from stack.runtimes.heartbeat import counter, heartbeat
 from stack.runtimes.warm import NeverReady, WarmUpFailed, default_lengths, prompt_of, wait_ready, warm_up
 
 DRIVER = driver_for("llamacpp")
@@ -89,6 +90,24 @@ def test_late_but_emitting_tokens_is_healthy(engine: StandIn, release: Release) 
     health = checked(engine, release, itertools.count(5, 7).__next__)
     assert health.ok
     assert "emitting tokens" in health.notes[0]
+
+
+def test_the_engines_own_steps_are_a_heartbeat(engine: StandIn, release: Release) -> None:
+    engine.hang = True
+    steps = heartbeat(engine.base, DRIVER, release, clock=SystemClock())
+    assert not checked(engine, release, steps).ok
+    engine.steps_each_read = 3
+    assert checked(engine, release, steps).ok == (release.runtime.distribution == "xllamacpp")
+    gone = heartbeat("http://127.0.0.1:1", DRIVER, release, clock=SystemClock())
+    assert gone() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a 5\nx:n 7\n", 7), ("x:n 7.0", 7), ("x:n NaN", 0), ("xx:n 7", 0), ("x:n -1", 0), ("", 0), ("x:n 1e9", 0)],
+)
+def test_a_counter_is_a_number_or_nothing(text: str, value: int) -> None:
+    assert counter(text, "x:n") == value
 
 
 def test_late_without_progress_is_not(engine: StandIn, release: Release) -> None:
