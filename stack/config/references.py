@@ -39,7 +39,7 @@ def _check_host(host: yaml.Node, path: str, ledger: Ledger) -> None:
         if _get(host, "address") is None:
             ledger.note(host, f"{path}.address", "missing: SSH needs to know where the host is")
         return
-    for key in ("user", "port"):
+    for key in ("user", "port", "root"):
         node = _get(host, key)
         if node is not None:
             ledger.note(node, f"{path}.{key}", "only for hosts with connection: ssh")

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from stack.config.fields import ListOf, Number, OneOf, Section, Text, Whole, setting
@@ -36,9 +37,22 @@ def _word(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    if not all(c.isalnum() or c in ".:-_" for c in text) or text.startswith("-") or not text.isascii():
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,254}", text):
         raise ValueError(f"{text[:60]!r} is no host name or IP address")
     return text
+
+
+def _user(text: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", text):
+        raise ValueError(f"{text[:60]!r} is no user name")
+    return text
+
+
+def _absolute(text: str) -> PurePosixPath:
+    path = PurePosixPath(text)
+    if not re.fullmatch(r"/[A-Za-z0-9._/+@ -]*", text) or ".." in path.parts:
+        raise ValueError("expected an absolute path of plain characters, without '..'")
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +65,16 @@ class HostSettings:
     """How Ansible reaches it."""
     address: str = setting(Text(_address), "127.0.0.1")
     """Where SSH and the gateway reach it: host name or IP. Required for ssh."""
-    user: str = setting(Text(_word), "")
+    user: str = setting(Text(_user), "")
     """The SSH user; empty: whoever runs the control plane."""
     port: int = setting(Whole(1, 65535), 22)
     """The SSH port."""
     group: Literal["cpu", "gpu"] = setting(OneOf(("cpu", "gpu")), "cpu")
     """What it computes with."""
+    root: PurePosixPath | None = setting(Text(_absolute), None)
+    """Where on an SSH host everything is put; none: /opt/stack. Local hosts have STACK_HOME/hosts/<name>."""
+    python: PurePosixPath | None = setting(Text(_absolute), None)
+    """The Python 3.11+ that runs there; none: the one on an SSH host's PATH, and here the one that runs this program."""
 
 
 @dataclass(frozen=True, kw_only=True)

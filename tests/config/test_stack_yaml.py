@@ -67,7 +67,7 @@ def test_it_loads_from_a_file(directory: Path) -> None:
 def test_everything_can_be_set(directory: Path) -> None:
     text = """
 hosts:
-  - {name: a, connection: ssh, address: 10.0.0.5, user: deploy, port: 2222, group: gpu}
+  - {name: a, connection: ssh, address: 10.0.0.5, user: deploy, port: 2222, group: gpu, root: /srv/x, python: /usr/bin/python3}
 services:
   - name: tiny
     model: models/tiny-1.0.yaml
@@ -92,6 +92,20 @@ gateway: {host: "::1"}
     )  # fmt: skip
     assert tiny.rollout.thresholds == ThresholdSettings(confidence=0.99, max_latency_ratio=2.0)
     assert loaded.gateway.host == "::1"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "address: -oProxyCommand=x", "address: 'a b'", "user: 'root; x'", "user: Root", "root: opt/stack",
+        "root: /opt/../etc", "root: '/opt/{{ x }}'", "root: /a$b", "python: python3", "port: 0", "group: tpu",
+    ],
+)  # fmt: skip
+def test_hosts_that_ansible_must_never_see(directory: Path, wrong: str) -> None:
+    address = "" if wrong.startswith("address") else "address: 10.0.0.5, "
+    text = "hosts:\n  - {name: local, connection: ssh, " + address + wrong + "}\n" + LEAST
+    (found,) = problems(text, directory)
+    assert found.startswith(f"line 2: hosts[0].{wrong.partition(':')[0]}: ")
 
 
 def test_all_mistakes_at_once(directory: Path) -> None:
