@@ -74,7 +74,7 @@ class HostSettings:
     root: PurePosixPath | None = setting(Text(_absolute), None)
     """Where on an SSH host everything is put; none: /opt/stack. Local hosts have STACK_HOME/hosts/<name>."""
     python: PurePosixPath | None = setting(Text(_absolute), None)
-    """The Python 3.11+ that runs there; none: the one on an SSH host's PATH, and here the one that runs this program."""
+    """The Python 3.11+ that runs there; none: an SSH host's python3, and here the one that runs this program."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ def test_it_loads_from_a_file(directory: Path) -> None:
 def test_everything_can_be_set(directory: Path) -> None:
     text = """
 hosts:
-  - {name: a, connection: ssh, address: 10.0.0.5, user: deploy, port: 2222, group: gpu, root: /srv/x, python: /usr/bin/python3}
+  - {name: a, connection: ssh, address: 10.0.0.5, user: deploy, port: 2222, group: gpu, root: /srv/x, python: /bin/py3}
 services:
   - name: tiny
     model: models/tiny-1.0.yaml
