@@ -1,6 +1,10 @@
-"""Variables and inventory as the YAML that Ansible reads, every string marked ``!unsafe``. Pure.
+"""Variables and inventory as the YAML that Ansible reads. Pure.
 
-Law: whatever a string holds, Ansible gives it to a task as it is; it never becomes a template.
+Law: whatever a string holds, Ansible gives it to a task as that same string; it never becomes a template.
+
+A string that holds a brace (without one there is no template) is tagged ``!unsafe``. The others are only quoted:
+Ansible reads the text under the tag as if it were not quoted, so that ``!unsafe "1"`` is a number, ``!unsafe ""`` null,
+and ``!unsafe "*"`` an error. No text with a brace means anything but itself there.
 """
 
 from __future__ import annotations
@@ -17,16 +21,14 @@ class NotRenderable(InvalidInput):
 
 
 def render_string(text: str) -> str:
-    """A double-quoted YAML scalar with the tag that keeps Ansible from templating it."""
-    if not text:  # Ansible reads an empty tagged scalar as null; an empty string is no template anyway
-        return '""'
+    """A double-quoted YAML scalar, with the tag that keeps Ansible from templating it where it could."""
     parts = []
     for character in text:
         if 0xD800 <= ord(character) <= 0xDFFF:
             raise NotRenderable(problem="a lone surrogate")
         plain = " " <= character <= "~" and character not in '"\\'
         parts.append(character if plain else f"\\U{ord(character):08X}")
-    return f'!unsafe "{"".join(parts)}"'
+    return f'{"!unsafe " if "{" in text else ""}"{"".join(parts)}"'
 
 
 def render_value(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -27,11 +28,12 @@ def placed(tmp_path: Path, source: Path, run_tool: Run) -> Path:
     folder = root / "replicas" / "r1"
     folder.mkdir(parents=True)
     content = (source / "model.gguf").read_bytes()
+    sha = hashlib.sha256(content).hexdigest()
     launch = {
         "replica_id": "r1", "artifact_digest": digest, "release_digest": "sha256:" + "a" * 64, "engine": "llamacpp",
         "distribution": "xllamacpp", "artifact_dir": str(root / "artifacts" / digest[7:]),
         "environment_dir": str(root / "runtimes" / "engine"),
-        "files": [{"path": "model.gguf", "sha256": __import__("hashlib").sha256(content).hexdigest(), "size": len(content)}],
+        "files": [{"path": "model.gguf", "sha256": sha, "size": len(content)}],
     }  # fmt: skip
     (folder / "launch.json").write_text(json.dumps(launch))
     return root
@@ -40,7 +42,7 @@ def placed(tmp_path: Path, source: Path, run_tool: Run) -> Path:
 def flip(path: Path) -> None:
     """One bit, size and times as before."""
     info = path.stat()
-    os.chmod(path, 0o644)
+    path.chmod(0o644)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
