@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
 import click
 
 from stack.core.clock import Clock, SystemClock
+from stack.core.errors import StackError
 
 T = TypeVar("T")
 
@@ -83,15 +84,27 @@ def screen_for(say: Callable[[str], None], clock: Clock, *, to_stderr: bool) -> 
 
 
 def patiently(call: Callable[[], T], what: str) -> T:
-    """Run ``call`` in a thread; on stderr, say what is waited for while it takes."""
+    """Run ``call`` in a thread; on stderr, say what is waited for while it takes. Ctrl-C stops the waiting."""
     clock = SystemClock()
     begun = clock.monotonic()
-    screen = screen_for(lambda text: click.echo(text, err=True), clock, to_stderr=True)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(call)
+    results: list[T] = []
+    errors: list[StackError] = []
+
+    def run() -> None:
         try:
-            while not wait([future], timeout=0.5).done:
-                screen.waiting(what, clock.monotonic() - begun)
-        finally:
-            screen.close()
-        return future.result()
+            results.append(call())
+        except StackError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    screen = screen_for(lambda text: click.echo(text, err=True), clock, to_stderr=True)
+    try:
+        while thread.is_alive():
+            thread.join(0.5)
+            screen.waiting(what, clock.monotonic() - begun)
+    finally:
+        screen.close()
+    if errors or not results:
+        raise errors[0] if errors else StackError(f"waiting for {what} ended without an answer")
+    return results[0]

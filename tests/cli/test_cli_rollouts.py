@@ -13,10 +13,11 @@ from fake_operator import FakeOperator
 
 from stack.cli.command import Place
 from stack.cli.ending import curl_line
-from stack.cli.screen import PlainScreen
+from stack.cli.screen import PlainScreen, patiently
 from stack.cli.watch import exit_code
 from stack.config.home import Home, Ports
 from stack.core.clock import ManualClock
+from stack.core.errors import Refused
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,15 @@ def test_silence_has_a_heartbeat_every_five_seconds() -> None:
     assert lines[0] == "00:00:00 placing     installing the runtime"
     assert len(lines) >= 12
     assert all("waiting for the runtime to install" in line for line in lines[1:])
+
+
+def test_waiting_patiently_passes_on_what_came() -> None:
+    def refuse() -> str:
+        raise Refused("no")
+
+    assert patiently(lambda: "yes", "an answer") == "yes"
+    with pytest.raises(Refused):
+        patiently(refuse, "an answer")
 
 
 def test_the_curl_line_is_valid_shell_and_keeps_the_key_in_its_file(tmp_path: Path) -> None:
