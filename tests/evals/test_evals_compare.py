@@ -143,7 +143,7 @@ def test_a_repeat_that_fails_fails_the_test() -> None:
 
 
 def simulate(seed: int, runs: int, n: int, lost: float, won: float) -> dict[Outcome, float]:
-    """Outcome shares over random candidates that lose and win tests independently with these probabilities, in every task alike."""
+    """Outcome shares over candidates that lose and win tests at random with these probabilities, each task alike."""
     rng = numpy.random.default_rng(seed)
     base = run_of([i % 2 == 0 for i in range(n)])
     found: dict[Outcome, float] = dict.fromkeys(Outcome, 0.0)
