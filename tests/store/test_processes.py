@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import struct
 from collections.abc import Callable
-from multiprocessing.context import ForkContext
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,6 @@ from tests.store.conftest import Place
 from tests.store.values import rollout
 
 ROLLOUT = "ro-aaaaaaaaaa"
-FORK: ForkContext = multiprocessing.get_context("fork")
 
 
 def in_child(task: Callable[[int], None]) -> tuple[int, int]:
@@ -81,6 +78,28 @@ def test_many_processes_create_one_database(place: Place) -> None:
     assert [os.waitpid(pid, 0)[1] for pid, _ in children] == [0] * 6
     assert said == b"+" * 6
     assert place.count("schema_version") == 1
+
+
+def test_what_is_read_gates_what_is_written(place: Place) -> None:
+    """Each appends after the last row it read: no two processes may have read the same one."""
+    Store.open(place.url).close()
+
+    def work(writing: int) -> None:
+        store = Store.open(place.url)
+        said = AuditRecord(actor=str(os.getpid()), action="step", target="tiny", change="", result="ok")
+        for _ in range(10):
+            with store.transaction() as tx:
+                append(tx, said, SystemClock())
+        os.write(writing, b"+")
+
+    children = [in_child(work) for _ in range(4)]
+    said = b"".join(drain(reading) for _, reading in children)
+    assert [os.waitpid(pid, 0)[1] for pid, _ in children] == [0] * 4
+    store = Store.open(place.url)
+    with store.reading() as tx:
+        report = verify(tx.audit_rows())
+    store.close()
+    assert (said, report.ok, report.count) == (b"++++", True, 40)
 
 
 def write_for_ever(store: Store, writing: int) -> None:
