@@ -175,6 +175,7 @@ def main() -> None:
                                     stdout=subprocess.DEVNULL))  # fmt: skip
         command = [sys.executable, "-m", "stack.gateway", "--home", str(where), "--port", str(gateway_port)]
         gateway = stack.enter_context(running(command, stderr=subprocess.DEVNULL))
+        wait_for(upstream)
         push_table(where, upstream, "sk-bench")
         proxies = {"gateway": (gateway.pid, gateway_port)}
         nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")

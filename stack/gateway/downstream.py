@@ -144,10 +144,8 @@ class Downstream(asyncio.Protocol):
         self.fed += len(name) + len(value) + 4
         if request.headers > HEADERS_MAX or self.fed > self.core.limits.max_head:
             self._stop(answers.HEAD_TOO_LARGE)
-        if request.ready:  # a trailer: counted, never believed
-            return
         name = name.lower()
-        if name not in HEADERS_READ:
+        if name not in HEADERS_READ or request.ready:  # a trailer is counted, never believed
             return
         if name == b"authorization":
             if request.authorization is not None:

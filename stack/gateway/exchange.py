@@ -211,7 +211,8 @@ class Exchange:
             self.watch = StreamWatch(drop_usage=self.completion.added_usage)
             self.mode = Exchange._stream
         else:
-            self.deadline = self.core.now() + self.core.limits.stall_timeout_s
+            if not up.done:
+                self.deadline = self.core.now() + self.core.limits.stall_timeout_s
             self.mode = Exchange._hold
         self.mode(self, up)
 

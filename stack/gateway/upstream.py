@@ -15,6 +15,8 @@ import httptools
 from stack.gateway.table import Target
 
 IDLE_MAX = 256
+SMALL = 65_536
+FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 FORWARDED = frozenset((b"content-type", b"retry-after", b"x-request-id"))
 
 
@@ -101,7 +103,10 @@ class Upstream(asyncio.Protocol):
         """Send a request for this exchange."""
         self.exchange = exchange
         self._reset()
-        self.transport.writelines(payload)
+        if len(payload[-1]) < SMALL:  # one buffer is written at once, several take a turn of the loop
+            self.transport.write(b"".join(payload))
+        else:
+            self.transport.writelines(payload)
 
     def release(self) -> None:
         """The answer is complete: back into the pool, if the connection is good for another."""
@@ -179,7 +184,7 @@ class Upstream(asyncio.Protocol):
         name = name.lower()
         if name in FORWARDED:
             self.headers.append((name, value))
-        elif name in (b"content-length", b"transfer-encoding"):
+        elif name in FRAMING:
             self.framed = True
 
     def on_headers_complete(self) -> None:

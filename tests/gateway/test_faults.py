@@ -214,6 +214,26 @@ def test_kill_9_of_replicas_under_load_fails_no_request(gateway: Gateway, replic
 
 
 @pytest.mark.faults
+def test_kill_9_under_streams_each_is_whole_or_visibly_cut_and_of_one_release(gateway: Gateway, replica: Start) -> None:
+    fleet = [replica(f"tiny-{n}", chunks=10) for n in range(2)]
+    for one in fleet:
+        one.set(pause=0.005)
+    gateway.put([r.target(f"r{n}", ("stable", "candidate")[n]) for n, r in enumerate(fleet)],
+                {"stable": 50, "candidate": 50})  # fmt: skip
+    load = Load(gateway, stream=True)
+    for round_number in range(8):
+        victim = fleet[round_number % 2]
+        until(lambda goal=load.done + 20: load.done >= goal)
+        victim.kill()
+        until(lambda goal=load.done + 20: load.done >= goal)
+        fleet[round_number % 2] = replica(victim.model, port=victim.port, chunks=10)
+        fleet[round_number % 2].set(pause=0.005)
+    seen = load.stop()
+    print(f"8 kills, {sum(seen.values())} streams: {dict(seen)}")
+    assert set(seen) <= {"whole", "cut"} and seen["cut"] <= 8 * 4
+
+
+@pytest.mark.faults
 def test_weights_change_under_load_without_a_failure(gateway: Gateway, replica: Start) -> None:
     stable, candidate = replica("tiny-s"), replica("tiny-c")
     targets = [stable.target("s"), candidate.target("c", "candidate", "b")]
@@ -322,11 +342,16 @@ def rss(pid: int) -> int:
         return next(int(line.split()[1]) for line in source if line.startswith("VmRSS"))
 
 
+def raise_for_mixture(body: bytes) -> None:
+    """One stream, one release."""
+    assert (b'"tiny-0"' in body) != (b'"tiny-1"' in body)
+
+
 class Load:
     """Four clients that ask without pause; counts the answers, each checked to be of one release."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway, self.done, self.going = gateway, 0, True
+    def __init__(self, gateway: Gateway, stream: bool = False) -> None:
+        self.gateway, self.stream, self.done, self.going = gateway, stream, 0, True
         self.statuses: Counter[object] = Counter()
         self.threads = [threading.Thread(target=self._ask) for _ in range(4)]
         for thread in self.threads:
@@ -334,18 +359,32 @@ class Load:
 
     def _ask(self) -> None:
         wire = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=20)
-        body = json.dumps({"messages": MESSAGES, "model": "tiny"})
+        body = json.dumps({"messages": MESSAGES, "model": "tiny", "stream": self.stream})
         while self.going:
             try:
                 wire.request("POST", "/v1/chat/completions", body, {"authorization": f"Bearer {KEY}"})
                 got = wire.getresponse()
-                got.read()
-                self.statuses[got.status] += 1
+                found = self._judge(got)
+                self.statuses[found] += 1
+                if found == "cut":
+                    wire.close()
             except (OSError, http.client.HTTPException) as error:
                 self.statuses[repr(error)] += 1
                 wire.close()
             self.done += 1
         wire.close()
+
+    def _judge(self, got: http.client.HTTPResponse) -> object:
+        if not self.stream or got.status != 200:
+            got.read()
+            return got.status
+        try:
+            body, cut = got.read(), False
+        except http.client.IncompleteRead as error:
+            body, cut = error.partial, True
+            assert b"stream_cut" in body and b"[DONE]" not in body
+        raise_for_mixture(body)
+        return "cut" if cut else "whole" if body.endswith(b"data: [DONE]\n\n") else body[-80:]
 
     def stop(self) -> Counter[object]:
         self.going = False
