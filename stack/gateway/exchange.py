@@ -154,8 +154,9 @@ class Exchange:
             self._send(up)
 
     def _send(self, up: Upstream) -> None:
-        first, rest = self.completion.body_for(self.target.served_model)
-        kind = EVENTS if self.completion.stream else JSON
+        completion = self.completion
+        first, rest = completion.body_for(self.target.served_model)
+        kind = EVENTS if completion.stream else JSON
         head = b"POST %s HTTP/1.1\r\nhost: replica\r\ncontent-type: application/json\r\naccept: %s\r\n%s" % (
             self.path, kind, self.extra,
         )  # fmt: skip
