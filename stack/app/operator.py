@@ -20,15 +20,16 @@ from stack.config.stack_yaml import StackSettings
 from stack.core.clock import Clock, stamp
 from stack.core.errors import Conflict, InvalidInput, StackError
 from stack.core.names import RolloutId
-from stack.core.release import ArtifactFormat
+from stack.core.release import ArtifactFormat, ModelVersion
 from stack.registry.admit import register
 from stack.registry.catalogue import list_models, show, verify
-from stack.registry.manifest import load_manifest
+from stack.registry.manifest import Manifest, load_manifest
+from stack.registry.progress import Progress
 from stack.registry.scrub import scrub
 from stack.registry.store import ContentStore
 from stack.rollout.observing import Observer
 from stack.rollout.plan import Plan
-from stack.rollout.planner import Planner
+from stack.rollout.planner import Planner, Source
 from stack.rollout.reconcile import Reconciler
 from stack.rollout.report import Reporter
 from stack.rollout.state import Phase, RolloutState
@@ -76,7 +77,8 @@ class StackOperator:
 
     def start(self) -> None:
         """Begin to drive rollouts, in a thread of its own."""
-        threading.Thread(target=self.worker.run, args=(self.reconciler.on_lead,), name="worker", daemon=True).start()
+        hooks = (self.reconciler.on_lead, self.reconciler.tick)
+        threading.Thread(target=self.worker.run, args=hooks, name="worker", daemon=True).start()
 
     def stop(self) -> None:
         """Stop driving and give the lease back; open rollouts go on with the next start."""
@@ -116,11 +118,14 @@ class StackOperator:
         if plan.nothing_to_do:
             reason = f"{service.name} already serves {plan.release.model} on {plan.release.runtime.ref}"
             return {"nothing_to_do": True, "reason": reason, "plan": _plan_json(plan), "status": self.status()}
-        manifest = load_manifest(self.planner.manifest(service, request.get("model")))
+        source = self.planner.source(service, request.get("model"))
         if request.get("dry_run"):
-            source = manifest.base / manifest.roots[service.format]
-            return {"dry_run": self.observer.dry_run(plan, source.absolute()), "plan": _plan_json(plan)}
-        register(manifest, service.format, self.content)
+            return {
+                "dry_run": self.observer.dry_run(plan, self._files(source, service.format)),
+                "plan": _plan_json(plan),
+            }
+        if source.manifest is not None:
+            self._admit(source.manifest, service.format, None, str(request.get("actor") or "operator"))
         return self._begin(plan, request)
 
     def rollback(self, request: Json) -> Json:
@@ -199,16 +204,12 @@ class StackOperator:
 
     def register(self, path: str, format: str, on_progress: Callable[[Json], None]) -> Json:
         """Admit a manifest's artifact."""
-        manifest = load_manifest(Path(path))
         wanted: ArtifactFormat = "safetensors" if format == "safetensors" else "gguf"
-        model = register(
-            manifest,
-            wanted,
-            self.content,
-            lambda p: on_progress({"text": p.file, "done": p.done_bytes, "total": p.total_bytes}),
-        )
-        self._audit("model.register", model.ref, "ok", {"digest": str(model.artifact.digest), "format": wanted})
-        return self._model(model)
+
+        def told(progress: Progress) -> None:
+            on_progress({"text": progress.file, "done": progress.done_bytes, "total": progress.total_bytes})
+
+        return self._model(self._admit(load_manifest(Path(path)), wanted, told, "operator"))
 
     def verify(self, ref: str) -> Json:
         """Read every byte again."""
@@ -301,8 +302,21 @@ class StackOperator:
             )
             append(tx, record, self.clock)
 
-    def _audit(self, action: str, target: str, result: str, body: Mapping[str, Any]) -> None:
-        record = AuditRecord(actor="operator", action=action, target=target, change="", result=result, body=dict(body))
+    def _admit(
+        self, manifest: Manifest, wanted: ArtifactFormat, told: Callable[[Progress], None] | None, actor: str
+    ) -> ModelVersion:
+        model = register(manifest, wanted, self.content, told)
+        self._audit("model.register", model.ref, "ok", {"digest": str(model.artifact.digest), "format": wanted}, actor)
+        return model
+
+    def _files(self, source: Source, wanted: ArtifactFormat) -> Path:
+        """A directory with the model's files, for a look only."""
+        if source.manifest is None:
+            return self.content.materialise(source.artifact)
+        return (source.manifest.base / source.manifest.roots[wanted]).absolute()
+
+    def _audit(self, action: str, target: str, result: str, body: Mapping[str, Any], actor: str = "operator") -> None:
+        record = AuditRecord(actor=actor, action=action, target=target, change="", result=result, body=dict(body))
         with self.store.transaction() as tx:
             append(tx, record, self.clock)
 
@@ -321,7 +335,7 @@ class StackOperator:
         place = self.reporter.directory(row.id)
         return str(place) if row.closed and place.is_dir() else None
 
-    def _model(self, model: Any) -> Json:
+    def _model(self, model: ModelVersion) -> Json:
         roles = self.observer.roles_of(model.ref, model.artifact.digest)
         return {
             "ref": model.ref,

@@ -104,7 +104,7 @@ def _wired(home: Home, settings: StackSettings, ports: Ports, store: Store, cloc
         settings=settings,
         store=store,
         content=content,
-        planner=Planner(settings=settings, store=store, playbooks=PLAYBOOKS, locks=LOCKS_DIR),
+        planner=Planner(settings=settings, store=store, content=content, playbooks=PLAYBOOKS, locks=LOCKS_DIR),
         observer=Observer(store=store, control=control, hosts=hosts, inventory=inventory, gateway_url=url, clock=clock),
         reporter=reporter,
         worker=Worker(store, performer, reporter, clock, holder=holder),

@@ -82,7 +82,7 @@ class ControlServer:
                 return {"ok": True, "table": self.core.table.to_json() if self.core.table else None}
             if operation == "health":
                 ready, report = self.core.ready()
-                return {"ok": True, "ready": ready, **report}
+                return {"ok": True, "ready": ready, "pid": os.getpid(), **report}
         except StackError as error:
             return {"ok": False, "code": error.code, "detail": error.detail, "facts": dict(error.facts)}
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:

@@ -18,7 +18,10 @@ _CLIENT_FAULTS = frozenset({400, 401, 403, 404, 405, 408, 413, 415, 422, 431, 49
 
 
 class _Attempt(NamedTuple):
-    """One attempt as the gateway booked it; a status of 599 is an answer that broke, whatever it began with."""
+    """One attempt as the gateway booked it; 599 is an answer that broke, whatever it began with.
+
+    ``ttft_s`` is None for answers that were not streamed: they have no first token to time.
+    """
 
     seq: int
     status: int
@@ -71,12 +74,12 @@ def extended(window: Window, samples: Mapping[str, Any], replicas: Iterable[str]
 def _with(seen: Observed, attempts: Iterable[_Attempt], lost: int) -> Observed:
     counted = [a for a in attempts if a.status not in _CLIENT_FAULTS]
     good = [a for a in counted if a.status == 200]
-    timed = [(float(a.latency_s), float(a.ttft_s)) for a in good if _measured(a.latency_s) and _measured(a.ttft_s)]
+    timed = [a for a in good if _measured(a.latency_s) and (a.ttft_s is None or _measured(a.ttft_s))]
     return Observed(
         requests=seen.requests + len(counted),
         errors=seen.errors + len(counted) - len(good),
-        latencies=(*seen.latencies, *(latency for latency, _ in timed)),
-        ttfts=(*seen.ttfts, *(ttft for _, ttft in timed)),
+        latencies=(*seen.latencies, *(float(a.latency_s) for a in timed)),
+        ttfts=(*seen.ttfts, *(float(a.ttft_s) for a in timed if a.ttft_s is not None)),
         lost=seen.lost + lost + len(good) - len(timed),
     )
 

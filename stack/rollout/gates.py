@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stack.config.stack_yaml import ServiceSettings
 from stack.core.clock import Clock
-from stack.core.digest import Digest
+from stack.core.errors import Refused
 from stack.core.names import HostName, ServiceName
 from stack.evals.absolute import absolute
 from stack.evals.compare import compare
@@ -19,9 +19,11 @@ from stack.evals.run import run_suite
 from stack.evals.samples import EvalRun
 from stack.fleet.values import Host
 from stack.rollout.machine import Done, Failed, Judged, Observation
-from stack.rollout.state import RolloutState, Verdict
+from stack.rollout.state import Placement, RolloutState, Verdict
 from stack.rollout.worker import Context, Interrupted
 from stack.store.store import Store
+
+_HOPELESS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,10 @@ class GatewayAccess:
     base_url: str
     key: str
 
-    def endpoint(self, service: str, slice_name: str) -> Endpoint:
+    def endpoint(self, service: str, slice_name: str, timeout_s: float) -> Endpoint:
         """One slice of a service, pinned: an answer of any other slice would be no evidence."""
         headers = {"authorization": f"Bearer {self.key}", "x-stack-slice": slice_name}
-        return Endpoint(base_url=self.base_url, model=service, headers=headers)
+        return Endpoint(base_url=self.base_url, model=service, headers=headers, timeout_s=timeout_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Gates:
     def smoke(self, state: RolloutState, context: Context) -> Observation:
         """Every smoke prompt on every new replica must pass, and there must be at least one."""
         for place in state.placements:
-            run = self._run(self._smoke(state), self._direct(state.release, place.host, place.port), context, "smoke")
+            run = self._run(self._smoke(state), self._direct(state, place), context, "smoke")
             context.evidence("smoke", {"replica": place.replica, **run.to_json()})
             problem = _problem(run)
             if problem:
@@ -64,7 +66,8 @@ class Gates:
             service = tx.service(state.service)
         if service.stable is None:
             return Done()
-        run = self._run(self._smoke(state), self.access.endpoint(state.service, "stable"), context, "smoke on stable")
+        stable = self.access.endpoint(state.service, "stable", answer_timeout(self.services[state.service]))
+        run = self._run(self._smoke(state), stable, context, "smoke on stable")
         context.evidence("smoke-stable", run.to_json())
         problem = _problem(run)
         if problem:
@@ -76,14 +79,13 @@ class Gates:
         """The eval suite on the candidate, paired with stable (or against the floor), before any client sees it."""
         settings = self.services[state.service]
         place = state.placements[0]
-        mine = self._direct(state.release, place.host, place.port)
-        candidate = self._run(settings.suites.evaluation, mine, context, "eval on candidate")
+        candidate = self._run(settings.suites.evaluation, self._direct(state, place), context, "eval on candidate")
         thresholds = quality_thresholds(settings)
         if state.stable is None:
             comparison = absolute(candidate, thresholds)
         else:
-            theirs = self._stable_endpoint(state)
-            baseline = self._run(settings.suites.evaluation, theirs, context, "eval on stable")
+            stable = self.access.endpoint(state.service, "stable", answer_timeout(settings))
+            baseline = self._run(settings.suites.evaluation, stable, context, "eval on stable")
             context.evidence("eval-stable", baseline.to_json())
             comparison = compare(baseline, candidate, thresholds)
         context.evidence("eval-candidate", candidate.to_json())
@@ -97,46 +99,63 @@ class Gates:
     def _smoke(self, state: RolloutState) -> Path:
         return self.services[state.service].suites.smoke
 
-    def _direct(self, release: Digest, host: HostName, port: int) -> Endpoint:
+    def _direct(self, state: RolloutState, place: Placement) -> Endpoint:
         with self.store.reading() as tx:
-            name = tx.release(release).served_model
-        base = f"http://{self.inventory[host].address}:{port}/v1"
-        return Endpoint(base_url=base, model=name, expected_model=name)
-
-    def _stable_endpoint(self, state: RolloutState) -> Endpoint:
-        return self.access.endpoint(state.service, "stable")
+            name = tx.release(state.release).served_model
+        base = f"http://{self.inventory[place.host].address}:{place.port}/v1"
+        limit = answer_timeout(self.services[state.service])
+        return Endpoint(base_url=base, model=name, expected_model=name, timeout_s=limit)
 
     def _run(self, suite: Path, endpoint: Endpoint, context: Context, what: str) -> EvalRun:
+        hopeless = Hopeless(progress_teller(context, what))
         run = run_suite(
             load_suite(suite),
             endpoint,
             concurrency=4,
             clock=self.clock,
-            progress=progress_teller(context, what),
-            stop=stopper(context),
+            progress=hopeless.saw,
+            stop=lambda: hopeless.sure or _stopped(context),
         )
         context.check()
+        if hopeless.sure:
+            first = run.failed[0]
+            raise Refused(f"{what}: the first {hopeless.done} prompts all failed, e.g. {first.test_id}: {first.reason}")
         return run
 
 
-def stopper(context: Context) -> Callable[[], bool]:
-    """``context.check`` as a question."""
+class Hopeless:
+    """Watches a run's progress for the case that nothing works at all: waiting out the timeouts proves no more."""
 
-    def stop() -> bool:
-        try:
-            context.check()
-        except Interrupted:
-            return True
-        return False
+    def __init__(self, tell: Callable[[int, int, int], None]) -> None:
+        self._tell = tell
+        self.done = 0
+        self.sure = False
 
-    return stop
+    def saw(self, done: int, total: int, failed: int) -> None:
+        """A prompt was answered, or not."""
+        self.done = done
+        self.sure = self.sure or (done >= _HOPELESS and failed == done)
+        self._tell(done, total, failed)
+
+
+def answer_timeout(settings: ServiceSettings) -> float:
+    """How long to wait for one answer, in seconds: twice what a good release may take is no answer."""
+    return 2 * settings.rollout.thresholds.max_latency_p95_s
+
+
+def _stopped(context: Context) -> bool:
+    try:
+        context.check()
+    except Interrupted:
+        return True
+    return False
 
 
 def progress_teller(context: Context, what: str) -> Callable[[int, int, int], None]:
-    """Tells at each fifth of the way."""
+    """Tells at each fifth of the way, and of short suites only the end."""
 
     def tell(done: int, total: int, failed: int) -> None:
-        if total and (done == total or done % max(1, total // 5) == 0):
+        if total and (done == total or (total > 40 and done % (total // 5) == 0)):
             context.tell("progress", f"{what}: {done} of {total}, {failed} failed", done=done, total=total)
 
     return tell

@@ -7,26 +7,19 @@ not when the replay ends.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stack.config.stack_yaml import ServiceSettings
 from stack.core.clock import Clock
-from stack.core.errors import StackError
 from stack.core.names import ServiceName
-from stack.evals.absolute import absolute
-from stack.evals.compare import compare
-from stack.evals.comparison import Comparison
-from stack.evals.load import load_suite
-from stack.evals.run import run_suite
-from stack.evals.samples import EvalRun
 from stack.evals.stats import clopper_pearson, quantile_interval
 from stack.gateway.control import GatewayControl
 from stack.gateway.errors import GatewayUnavailable
 from stack.rollout.evidence import Window, extended, opened
-from stack.rollout.gates import GatewayAccess, progress_teller, quality_thresholds, reason_of
+from stack.rollout.gates import GatewayAccess
 from stack.rollout.machine import Failed, Judged, Observation
+from stack.rollout.replay import Replay
 from stack.rollout.state import RolloutState, Verdict
 from stack.rollout.verdict import Judgement, Limits, Quality, judge
 from stack.rollout.worker import Context
@@ -35,75 +28,23 @@ from stack.store.store import Store
 _LOOK_S = 0.2
 _BLIND_S = 15.0
 _GROWTH = 1.25
+_FIRST = 5
 
 
-class Replay:
-    """Eval replay through both slices of the gateway, side by side, in threads of its own, pass after pass.
+@dataclass(frozen=True, kw_only=True)
+class Glance:
+    """What there is to look at: requests, the replay's quality, whether the least and the longest time are over."""
 
-    ``quality`` is the latest finished pass's; None until one has finished. A pass that failed to run is no evidence.
-    """
+    requests: int = 0
+    quality: Quality | None = None
+    ripe: bool = False
+    over: bool = False
 
-    def __init__(
-        self, settings: ServiceSettings, access: GatewayAccess, clock: Clock, context: Context, *, paired: bool
-    ):
-        self._settings, self._access, self._clock, self._context = settings, access, clock, context
-        self._paired = paired
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._passes, name="replay", daemon=True)
-        self._error: str | None = None
-        self.quality: Quality | None = None
-        self.comparison: Comparison | None = None
 
-    def __enter__(self) -> Replay:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=30)
-
-    @property
-    def error(self) -> str | None:
-        """Why replay can't go on, if it can't."""
-        return self._error
-
-    def _passes(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self._one_pass()
-        except StackError as error:
-            self._error = error.message
-
-    def _one_pass(self) -> None:
-        runs: dict[str, EvalRun] = {}
-        slices = ("candidate", "stable") if self._paired else ("candidate",)
-        threads = [threading.Thread(target=self._side, args=(name, runs), daemon=True) for name in slices]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self._stop.is_set():
-            return
-        if set(runs) != set(slices):
-            raise StackError("the replay could not be run")
-        thresholds = quality_thresholds(self._settings)
-        mine = runs["candidate"]
-        comparison = compare(runs["stable"], mine, thresholds) if self._paired else absolute(mine, thresholds)
-        self.comparison = comparison
-        self.quality = Quality(outcome=str(comparison.outcome), reason=reason_of(comparison))
-
-    def _side(self, name: str, runs: dict[str, EvalRun]) -> None:
-        try:
-            runs[name] = run_suite(
-                load_suite(self._settings.suites.evaluation),
-                self._access.endpoint(self._settings.name, name),
-                concurrency=2 if self._paired else 4,
-                clock=self._clock,
-                progress=progress_teller(self._context, f"replay on {name}") if name == "candidate" else _silent,
-                stop=self._stop.is_set,
-            )
-        except StackError as error:
-            self._error = error.message
+def worth_a_look(last: Glance, now: Glance) -> bool:
+    """Whether to spend a look (each costs confidence): a quarter more requests, another quality, or a time is over."""
+    grown = now.requests >= max(_FIRST, last.requests * _GROWTH)
+    return now.over or grown or now.quality is not last.quality or now.ripe is not last.ripe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +70,7 @@ class Holding:
     def _watch(self, state: RolloutState, context: Context, limits: Limits, replay: Replay | None) -> Observation:
         window = opened(self.control.samples())
         began = seen_at = self.clock.monotonic()
-        look, looked_at, judged_quality = 0, 0, None
+        look, last = 0, Glance()
         while True:
             context.check()
             self.clock.sleep(_LOOK_S)
@@ -142,18 +83,24 @@ class Holding:
             seen_at = now
             if further.boot_id != window.boot_id:
                 context.tell("evidence", "the gateway restarted: this rung begins anew")
-                window, began, look, looked_at = further, now, 0, 0
+                window, began, look, last = further, now, 0, Glance()
                 continue
             window = further
             quality = replay.quality if replay else None
-            count = window.of("candidate").requests
-            over = now - began >= limits.max_seconds
-            if not over and count < max(5, looked_at * _GROWTH) and quality is judged_quality:
+            glance = Glance(
+                requests=window.of("candidate").requests,
+                quality=quality,
+                ripe=now - began >= limits.min_seconds,
+                over=now - began >= limits.max_seconds,
+            )
+            if not worth_a_look(last, glance):
                 continue
-            look, looked_at, judged_quality = look + 1, count, quality
+            last, look = glance, look + 1
             judgement = self._judge(window, state, quality, limits, now - began, look)
             if judgement.final:
                 return self._decided(state, context, judgement, replay)
+            if replay and quality and glance.ripe:
+                replay.again()
 
     def _read(self, window: Window, state: RolloutState) -> Window | None:
         try:
@@ -211,7 +158,3 @@ def limits_of(settings: ServiceSettings) -> Limits:
         max_latency_ratio=shown.max_latency_ratio,
         confidence=shown.confidence,
     )
-
-
-def _silent(done: int, total: int, failed: int) -> None:
-    return None

@@ -28,6 +28,7 @@ from stack.store.rows import ReplicaRow
 from stack.store.store import Store
 
 PORTS = (20000, 29999)
+_TOLD = ("task", "progress", "failed", "unreachable")
 
 
 class HostOperationFailed(Refused):
@@ -129,6 +130,8 @@ class Hosts:
         self, op_id: OperationId, playbook: str, place: Placement, variables: Mapping[str, Any], context: Context
     ) -> OperationResult:
         def on_event(event: HostEvent) -> None:
+            if event.kind not in _TOLD:
+                return
             context.tell(
                 "host", f"{place.host}: {event.task}{': ' + event.text if event.text else ''}", event=event.kind
             )
@@ -232,7 +235,7 @@ def _places(rows: Iterable[ReplicaRow]) -> tuple[Placement, ...]:
 
 def _observed(result: OperationResult, replica: ReplicaId) -> Mapping[str, Any] | None:
     for found in result.observed.get("replicas", ()):
-        if found.get("id") == replica and found.get("state") == "running":
+        if found.get("id") == replica and found.get("state") in ("starting", "running"):
             return dict(found)
     return None
 

@@ -11,7 +11,9 @@ from stack.core.digest import Digest
 from stack.core.errors import InvalidInput
 from stack.core.names import ServiceName
 from stack.core.release import Launch, Release
-from stack.registry.manifest import load_manifest
+from stack.registry.catalogue import show
+from stack.registry.manifest import Manifest, load_manifest
+from stack.registry.store import ContentStore
 from stack.rollout.hosts import playbooks_digest
 from stack.rollout.plan import NoLastKnownGood, NoSuchService, NothingServed, Plan, Suites, ladder_from
 from stack.runtimes.locks import locked_runtime
@@ -24,11 +26,21 @@ class NotARuntime(InvalidInput):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model version to deploy; ``manifest`` is None when it is registered already."""
+
+    ref: str
+    artifact: Digest
+    manifest: Manifest | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Planner:
     """Plans of one stack. ``playbooks`` and ``locks`` are directories."""
 
     settings: StackSettings
     store: Store
+    content: ContentStore
     playbooks: Path
     locks: Path
 
@@ -42,21 +54,26 @@ class Planner:
                 return service
         raise NoSuchService(service=name, known=", ".join(known))
 
-    def manifest(self, service: ServiceSettings, model: str | None) -> Path:
-        """The manifest to deploy: as asked, else the stack file's."""
-        return Path(model) if model else service.model
-
-    def deploy(self, service: ServiceSettings, model: str | None, runtime: str | None) -> Plan:
-        """Bring a model version, on a runtime, into a service."""
-        manifest = load_manifest(self.manifest(service, model))
+    def source(self, service: ServiceSettings, model: str | None) -> Source:
+        """The model to deploy: the stack file's, a manifest's path, or a registered ``name@version``."""
+        if model and not Path(model).is_file() and "@" in model:
+            ref = model if ":" in model else f"{model}:{service.format}"
+            known = show(self.content, ref)
+            return Source(ref=known.ref, artifact=known.artifact.digest, manifest=None)
+        manifest = load_manifest(Path(model) if model else service.model)
         artifact = manifest.artifacts.get(service.format)
         if artifact is None:
             raise InvalidInput(f"{manifest.name}@{manifest.version} has no {service.format} artifact")
+        return Source(ref=f"{manifest.name}@{manifest.version}", artifact=artifact.digest, manifest=manifest)
+
+    def deploy(self, service: ServiceSettings, model: str | None, runtime: str | None) -> Plan:
+        """Bring a model version, on a runtime, into a service."""
+        source = self.source(service, model)
         engine, distribution = _runtime(runtime) if runtime else (service.runtime.engine, service.runtime.distribution)
         release = Release(
             service=service.name,
-            model=f"{manifest.name}@{manifest.version}",
-            artifact=artifact.digest,
+            model=source.ref,
+            artifact=source.artifact,
             artifact_format=service.format,
             runtime=locked_runtime(engine, distribution, locks_dir=self.locks),
             launch=Launch(**asdict(service.launch)),

@@ -74,6 +74,14 @@ class Reconciler:
         except StackError as error:
             log.warning("the gateway could not be told its table yet: %s", error.message)
 
+    def tick(self) -> None:
+        """Make the gateway route as stored again, should it have started late or lost its table."""
+        try:
+            if self.routes.converge():
+                log.info("the gateway did not route as stored; it was told again")
+        except StackError as error:
+            log.debug("the gateway can't be asked: %s", error.message)
+
     def _wanted(self) -> tuple[ReplicaRow, ...]:
         with self.store.reading() as tx:
             rows = tx.replicas(live_only=True)

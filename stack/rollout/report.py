@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from stack.rollout.state import RolloutState
 from stack.store.rows import EventRow, EvidenceRow
 from stack.store.store import Store
 
+log = logging.getLogger(__name__)
 _SHOWN_CASES = 20
 
 
@@ -28,7 +30,13 @@ class Reporter:
         return self.root / rollout
 
     def finished(self, state: RolloutState) -> None:
-        """Write both files, each whole or not at all."""
+        """Write both files, each whole or not at all. A full disk is said in the log; the store has it all."""
+        try:
+            self._write(state)
+        except OSError as error:
+            log.warning("the report of %s could not be written: %s", state.id, error)
+
+    def _write(self, state: RolloutState) -> None:
         with self.store.reading() as tx:
             plan = tx.plan(state.plan)
             evidence = tx.evidence(state.id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stack.gateway.control import GatewayControl
+from stack.gateway.errors import TableRefused
 from stack.gateway.table import RoutingTable
 from stack.rollout.tables import routing_table
 from stack.store.store import Store
@@ -26,7 +27,7 @@ class RoutePusher:
         """Route as stored, now. Returns the acknowledged version; raises GatewayUnavailable when there is none.
 
         The table is built and numbered in one transaction, so the highest version is always the newest truth, and
-        an older one that arrives late is refused by the gateway.
+        an older one that arrives late is refused by the gateway: what it said is in the newer one.
         """
         with self.store.transaction() as tx:
             services = tx.services()
@@ -42,7 +43,12 @@ class RoutePusher:
                 self.addresses,
             )
             tx.put_table(body["version"], body)
-        return self.control.put_table(RoutingTable.from_json(body))
+        try:
+            return self.control.put_table(RoutingTable.from_json(body))
+        except TableRefused as newer:
+            if int(newer.facts.get("current") or 0) > body["version"]:
+                return int(newer.facts["current"])
+            raise
 
     def converge(self) -> bool:
         """Push again if the gateway does not hold the newest table. True when something had to be done."""

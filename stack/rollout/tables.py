@@ -27,12 +27,15 @@ def routing_table(
 ) -> dict[str, Any]:
     """The table's JSON. ``addresses`` maps a host's name to where its replicas listen.
 
-    A replica is a target only while its role has a release of that role: what is not accounted for gets no traffic.
+    A service without weights serves nothing and is left out. A replica is a target only while its role has a release
+    of that role: what is not accounted for gets no traffic.
     """
     rows = sorted(replicas, key=lambda r: r.id)
     return {
         "version": version,
-        "services": [_service(s, releases, [r for r in rows if r.service == s.name], addresses) for s in services],
+        "services": [
+            _service(s, releases, [r for r in rows if r.service == s.name], addresses) for s in services if s.weights
+        ],
         "keys": [dict(k) for k in keys],
         "limits": dict(limits),
     }

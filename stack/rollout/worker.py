@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 REQUEST = "request"
 _POLL_S = 0.1
+_TICK_S = 2.0
 
 
 class Interrupted(StackError):
@@ -222,44 +223,68 @@ class Worker:
         """Ask it to end; ``run`` returns soon, releasing the lease."""
         self._stop.set()
 
-    def run(self, on_lead: LeadHook) -> None:
-        """Until stopped: acquire the lease, tell ``on_lead``, drive open rollouts, renew; again when it is lost."""
+    def run(self, on_lead: LeadHook, tick: Callable[[], None]) -> None:
+        """Until stopped: acquire the lease, tell ``on_lead``, drive open rollouts; again when it was lost.
+
+        ``tick`` is called every few seconds while leading: small convergence that must not wait for a rollout.
+        """
         while not self._stop.is_set():
             lease = self._acquire()
             if lease is None:
                 self._stop.wait(0.5)
                 continue
             lead = Leadership(lease=lease, gone=threading.Event())
+            keeper = threading.Thread(target=self._keep, args=(lead,), name="lease", daemon=True)
+            keeper.start()
             try:
                 on_lead(lead)
-                self._drive(lead)
+                self._drive(lead, tick)
             finally:
                 lead.gone.set()
+                keeper.join(timeout=self._ttl)
                 for thread in self._runners.values():
                     thread.join(timeout=self._ttl)
                 self._runners.clear()
         self._release()
 
     def _acquire(self) -> Lease | None:
-        with self._store.transaction() as tx:
-            return tx.acquire_lease("orchestrator", self._holder, self._ttl)
+        try:
+            with self._store.transaction() as tx:
+                return tx.acquire_lease("orchestrator", self._holder, self._ttl)
+        except StackError as error:
+            log.warning("could not ask for the lease yet: %s", error.message)
+            return None
 
     def _release(self) -> None:
         with self._store.transaction() as tx:
             tx.release_holder("orchestrator", self._holder)
 
-    def _drive(self, lead: Leadership) -> None:
+    def _keep(self, lead: Leadership) -> None:
+        """Renew until it is gone. A database that can't be asked is waited for as long as the lease lasts."""
         renewed = self._clock.monotonic()
-        while not self._stop.wait(_POLL_S):
-            if self._clock.monotonic() - renewed > self._ttl / 4:
-                try:
-                    with self._store.transaction() as tx:
-                        tx.renew_lease(lead.lease, self._ttl)
-                except Conflict:
-                    log.warning("lost the orchestrator lease; stepping back")
-                    return
+        while not lead.gone.wait(self._ttl / 4):
+            try:
+                with self._store.transaction() as tx:
+                    tx.renew_lease(lead.lease, self._ttl)
                 renewed = self._clock.monotonic()
-            self._start_runners(lead)
+            except Conflict:
+                log.warning("lost the orchestrator lease; stepping back")
+                lead.gone.set()
+            except StackError as error:
+                log.warning("could not renew the lease yet: %s", error.message)
+                if self._clock.monotonic() - renewed > self._ttl:
+                    lead.gone.set()
+
+    def _drive(self, lead: Leadership, tick: Callable[[], None]) -> None:
+        ticked = self._clock.monotonic()
+        while not self._stop.wait(_POLL_S) and not lead.gone.is_set():
+            try:
+                self._start_runners(lead)
+                if self._clock.monotonic() - ticked > _TICK_S:
+                    ticked = self._clock.monotonic()
+                    tick()
+            except StackError as error:
+                log.warning("not yet: %s", error.message)
 
     def _start_runners(self, lead: Leadership) -> None:
         self._runners = {i: t for i, t in self._runners.items() if t.is_alive()}
@@ -280,10 +305,10 @@ class LeadHook(Protocol):
 
 
 def _quietly(runner: Runner) -> None:
-    """A runner that lost the lease or the row to somebody else just ends."""
+    """A runner that lost the lease or the row to somebody else, or can't reach the database, ends; another begins."""
     try:
         runner.run()
-    except Conflict as lost:
+    except StackError as lost:
         log.warning("rollout runner ends: %s", lost.message)
 
 
