@@ -1,7 +1,8 @@
 """Become ``python -m llama_cpp.server`` (distribution ``llama-cpp-python``); started by ``launch.py``.
 
-It answers one request at a time, so ``parallel`` does not multiply the context. Its own SIGTERM handling lets running
-requests finish; whoever stops the replica bounds that.
+It answers one request at a time, so ``parallel`` does not multiply the context. Left to itself it breaks a stream off
+when the next request comes; here the next one waits. Its own SIGTERM handling lets running requests finish; whoever
+stops the replica bounds that.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def command(launch: dict[str, Any], python: str) -> list[str]:
         "n_ctx": launch["context"],
         "n_threads": launch["threads"],
         "n_threads_batch": launch["threads"],
+        "interrupt_requests": "false",
     }
     return [python, "-u", "-m", "llama_cpp.server", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
 
