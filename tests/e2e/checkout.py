@@ -1,7 +1,7 @@
 """A copy of this checkout in which the product is used as a new user does it: by ``make``, with ``.stack`` beside it.
 
-The copy borrows the environment that runs the tests (installing from the lock is what ``.ci/run`` does before them), but
-imports the copy's own code.
+The copy borrows the environment that runs the tests (installing from the lock is what ``.ci/run`` does before them),
+but imports the copy's own code.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _processes(named: str) -> Iterator[tuple[int, str]]:
         try:
             state = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            place = os.readlink(entry / "cwd")
+            place = str((entry / "cwd").readlink())
         except OSError:
             continue
         if state not in "ZX" and (named in words or place.startswith(named)):

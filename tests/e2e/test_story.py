@@ -1,4 +1,4 @@
-"""What a new user does, through ``make``, in order: each fixture is one step, the tests are what must be true after it."""
+"""What a new user does, through ``make``, in order: each fixture is one step, the tests say what is true after it."""
 
 from __future__ import annotations
 
