@@ -24,6 +24,7 @@ from stack.fleet.values import Host, HostEvent, Operation, OperationResult
 from stack.fleet.variables import checked
 
 OnEvent = Callable[[HostEvent], None]
+Cancelled = Callable[[], bool]
 _SOCKET_PATH_LIMIT = 60  # ControlPath adds a 10-character hash and ssh a 17-character suffix, of 108
 
 
@@ -50,18 +51,29 @@ class AnsibleDoor:
     runner_dir: Path
     known_hosts: Path
     clock: Clock = field(default_factory=SystemClock)
-    timeout_s: int = 3600
     observe_timeout_s: int = 60
 
-    def run(self, op: Operation, *, check: bool = False, on_event: OnEvent | None = None) -> OperationResult:
-        """Do the operation, or with ``check`` say what it would do. Does not raise for what happens on the host."""
+    def run(
+        self,
+        op: Operation,
+        *,
+        check: bool = False,
+        on_event: OnEvent | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> OperationResult:
+        """Do the operation, or with ``check`` say what it would do. Does not raise for what happens on the host.
+
+        ``cancelled`` is asked about once a second; once true, Ansible is ended and the host is asked how far it came.
+        """
         began = self.clock.monotonic()
         own: dict[str, Any] = {"op_id": str(op.op_id), "epoch": op.epoch}
         variables = checked(op.playbook, {**op.variables, **own})
-        ran = self._play(op.host, op.playbook, variables, self.timeout_s, check=check, on_event=on_event)
+        ran = self._play(
+            op.host, op.playbook, variables, op.timeout_s, check=check, on_event=on_event, cancelled=cancelled
+        )
         result = outcome.reported(ran.account, ran.rc)
         if result is None:
-            reason = _reason(ran, self.timeout_s)
+            reason = _reason(ran, op.timeout_s)
             seen = {} if op.playbook == "observe.yml" else self._look(op.host, own)
             result = outcome.asked_again(op.playbook, ran.account, reason, seen)
         return replace(result, seconds=round(self.clock.monotonic() - began, 3))
@@ -80,12 +92,15 @@ class AnsibleDoor:
         *,
         check: bool,
         on_event: OnEvent | None,
+        cancelled: Cancelled | None = None,
     ) -> Ran:
         with private_directory(self.runner_dir) as private:
             inventory, values = private / "inventory.yml", private / "variables.yml"
             inventory.write_text(render_inventory(host, sys.executable), encoding="ascii")
             values.write_text(render_variables(variables), encoding="ascii")
             runner = self._runner(private, playbook, inventory, f"-e @{values}{' --check' if check else ''}", timeout)
+            if cancelled is not None:
+                runner.cancel_callback = cancelled
             return _drive(runner, on_event)
 
     def _runner(self, private: Path, playbook: str, inventory: Path, cmdline: str, timeout: int) -> Any:

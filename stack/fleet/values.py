@@ -64,13 +64,17 @@ class Host:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One playbook on one host. The id is the operation's name on the host: the same id is never done twice there."""
+    """One playbook on one host. The id is the operation's name on the host: the same id is never done twice there.
+
+    ``timeout_s`` is for the whole playbook.
+    """
 
     op_id: OperationId
     epoch: int
     host: Host
     playbook: str
     variables: Variables = field(default_factory=dict)
+    timeout_s: int = 3600
 
 
 @dataclass(frozen=True, kw_only=True)

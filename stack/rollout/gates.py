@@ -20,7 +20,7 @@ from stack.evals.samples import EvalRun
 from stack.fleet.values import Host
 from stack.rollout.machine import Done, Failed, Judged, Observation
 from stack.rollout.state import Placement, RolloutState, Verdict
-from stack.rollout.worker import Context, Interrupted
+from stack.rollout.worker import Context, stopped
 from stack.store.store import Store
 
 _HOPELESS = 20
@@ -114,7 +114,7 @@ class Gates:
             concurrency=4,
             clock=self.clock,
             progress=hopeless.saw,
-            stop=lambda: hopeless.sure or _stopped(context),
+            stop=lambda: hopeless.sure or stopped(context),
         )
         context.check()
         if hopeless.sure:
@@ -141,14 +141,6 @@ class Hopeless:
 def answer_timeout(settings: ServiceSettings) -> float:
     """How long to wait for one answer, in seconds: twice what a good release may take is no answer."""
     return 2 * settings.rollout.thresholds.max_latency_p95_s
-
-
-def _stopped(context: Context) -> bool:
-    try:
-        context.check()
-    except Interrupted:
-        return True
-    return False
 
 
 def progress_teller(context: Context, what: str) -> Callable[[int, int, int], None]:

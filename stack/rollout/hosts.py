@@ -19,7 +19,7 @@ from stack.fleet.values import Host, HostEvent, Operation, OperationResult
 from stack.registry.catalogue import list_models
 from stack.registry.store import ContentStore
 from stack.rollout.state import Placement, RolloutState
-from stack.rollout.worker import Context
+from stack.rollout.worker import Context, stopped
 from stack.runtimes.driver import driver_for
 from stack.runtimes.fit import port_is_free, preflight_fit
 from stack.runtimes.health import check_health
@@ -99,6 +99,7 @@ class Hosts:
             place,
             self.variables(release, place, str(self.content.materialise(release.artifact))),
             context,
+            int(self.services[ServiceName(release.service)].rollout.timeouts.place_s),
         )
         found = _observed(result, place.replica)
         if found is None:
@@ -127,7 +128,13 @@ class Hosts:
         }
 
     def _run(
-        self, op_id: OperationId, playbook: str, place: Placement, variables: Mapping[str, Any], context: Context
+        self,
+        op_id: OperationId,
+        playbook: str,
+        place: Placement,
+        variables: Mapping[str, Any],
+        context: Context,
+        timeout_s: int = 300,
     ) -> OperationResult:
         def on_event(event: HostEvent) -> None:
             if event.kind not in _TOLD:
@@ -142,8 +149,10 @@ class Hosts:
             host=self.inventory[place.host],
             playbook=playbook,
             variables=dict(variables),
+            timeout_s=timeout_s,
         )
-        result = self.door.run(operation, on_event=on_event)
+        result = self.door.run(operation, on_event=on_event, cancelled=lambda: stopped(context))
+        context.check()
         context.evidence("operation", {"operation": op_id, "host": place.host, "status": result.status})
         if result.status not in ("done", "already"):
             raise HostOperationFailed(result.message, operation=playbook, host=place.host, status=result.status)
@@ -174,21 +183,28 @@ class Hosts:
                 still_alive=_going_on(context),
             )
             evidence = warm_up(base, driver, release, clock=self.clock, timeout_s=timeouts.warm_s)
-            self._prove_loaded(place, release, context)
+            self._prove_loaded(state, place, release, context)
             context.evidence("warm-up", {"replica": place.replica, **evidence.to_json()})
             context.tell("evidence", f"{place.replica} is warm: {evidence.summary}")
 
-    def _prove_loaded(self, place: Placement, release: Release, context: Context) -> None:
-        """What the process opened, as the host observed it; anything but the release is refused."""
-        with self.store.reading() as tx:
-            row = next((r for r in tx.replicas() if r.id == place.replica), None)
-        if row is None or row.observed_digest != release.digest:
+    def _prove_loaded(self, state: RolloutState, place: Placement, release: Release, context: Context) -> None:
+        """What the process opened, as the host observes it; anything but the release is refused."""
+        if self._loaded(place.replica) != release.digest:
+            operation = state.operation(f"observe-{place.replica}")
+            result = self._run(operation, "observe.yml", place, {}, context)
+            self._note(place.replica, result.replica(place.replica) or {})
+        loaded = self._loaded(place.replica)
+        if loaded != release.digest:
             raise HostOperationFailed(
-                f"it runs {row.observed_digest if row else 'nothing'}, not {release.digest}",
-                operation="observe",
+                f"it runs {loaded or 'nothing'}, not {release.digest}",
+                operation="observe.yml",
                 host=place.host,
                 status="shows another release",
             )
+
+    def _loaded(self, replica: ReplicaId) -> Digest | None:
+        with self.store.reading() as tx:
+            return next((r.observed_digest for r in tx.replicas() if r.id == replica), None)
 
     def warm_replicas(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
         """The healthy replicas of the last known good; empty when it must be started first."""

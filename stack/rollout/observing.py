@@ -19,6 +19,7 @@ from stack.rollout.hosts import Hosts
 from stack.rollout.plan import Plan
 from stack.rollout.state import Placement
 from stack.rollout.status import service_json
+from stack.rollout.worker import LEASE
 from stack.runtimes.driver import driver_for
 from stack.runtimes.health import check_health
 from stack.store.rows import ReplicaRow
@@ -75,12 +76,14 @@ class Observer:
 
     def dry_run(self, plan: Plan, source: Path) -> list[dict[str, Any]]:
         """What Ansible's check mode says each host would see changed. Nothing is."""
+        with self.store.reading() as tx:
+            lease = tx.lease(LEASE)
         results = []
         for name in plan.hosts:
             place = Placement(replica=ReplicaId(f"{plan.service}-dry-run"), host=HostName(name), port=1024)
             operation = Operation(
                 op_id=OperationId(f"dry-run.{plan.digest.short}"),
-                epoch=0,
+                epoch=lease.epoch if lease else 0,
                 host=self.inventory[name],
                 playbook="deploy.yml",
                 variables=self.hosts.variables(plan.release, place, str(source)),

@@ -19,7 +19,7 @@ from stack.fleet.values import Host
 from stack.rollout.hosts import Hosts
 from stack.rollout.routing_push import RoutePusher
 from stack.rollout.state import Placement
-from stack.rollout.worker import Leadership
+from stack.rollout.worker import Interrupted, Leadership
 from stack.runtimes.driver import driver_for
 from stack.runtimes.health import check_health
 from stack.runtimes.warm import wait_ready
@@ -47,7 +47,7 @@ class _StartContext:
 
     def check(self) -> None:
         if self._lead.gone.is_set():
-            raise StackError("the orchestrator's lease is gone")
+            raise Interrupted()
 
 
 @dataclass(frozen=True, kw_only=True)

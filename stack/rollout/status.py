@@ -50,15 +50,20 @@ def service_json(
 
 
 def replica_json(row: ReplicaRow, states: Mapping[str, str]) -> dict[str, Any]:
-    """One replica: ``observed_digest`` is what its process really opened, null when not observed."""
+    """One replica: ``observed_digest`` is what its process opened, as its host saw it; null unless it answers for it now.
+
+    A healthy replica lists the model name that only this release serves, so the observation still stands.
+    """
+    state = states.get(row.id, "unknown") if row.state == "ready" else row.state
+    proven = row.observed_digest if state in ("healthy", "starting") else None
     return {
         "id": str(row.id),
         "host": str(row.host),
         "port": row.port,
         "release": str(row.release),
         "slice": row.slice,
-        "state": states.get(row.id, "unknown") if row.state == "ready" else row.state,
-        "observed_digest": str(row.observed_digest) if row.observed_digest else None,
+        "state": state,
+        "observed_digest": str(proven) if proven else None,
     }
 
 

@@ -28,6 +28,7 @@ from stack.store.store import Store, Transaction
 log = logging.getLogger(__name__)
 
 REQUEST = "request"
+LEASE = "orchestrator"
 _POLL_S = 0.1
 _TICK_S = 2.0
 
@@ -51,6 +52,15 @@ class Context(Protocol):
 
     def check(self) -> None:
         """Raise Interrupted when this effect should not go on."""
+
+
+def stopped(context: Context) -> bool:
+    """``context.check`` as a question."""
+    try:
+        context.check()
+    except Interrupted:
+        return True
+    return False
 
 
 class Performer(Protocol):
@@ -250,14 +260,14 @@ class Worker:
     def _acquire(self) -> Lease | None:
         try:
             with self._store.transaction() as tx:
-                return tx.acquire_lease("orchestrator", self._holder, self._ttl)
+                return tx.acquire_lease(LEASE, self._holder, self._ttl)
         except StackError as error:
             log.warning("could not ask for the lease yet: %s", error.message)
             return None
 
     def _release(self) -> None:
         with self._store.transaction() as tx:
-            tx.release_holder("orchestrator", self._holder)
+            tx.release_holder(LEASE, self._holder)
 
     def _keep(self, lead: Leadership) -> None:
         """Renew until it is gone. A database that can't be asked is waited for as long as the lease lasts."""
