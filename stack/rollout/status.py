@@ -50,7 +50,7 @@ def service_json(
 
 
 def replica_json(row: ReplicaRow, states: Mapping[str, str]) -> dict[str, Any]:
-    """One replica: ``observed_digest`` is what its process opened, as its host saw it; null unless it answers for it now.
+    """One replica: ``observed_digest`` is what its process opened, as its host saw it; null unless it answers now.
 
     A healthy replica lists the model name that only this release serves, so the observation still stands.
     """
