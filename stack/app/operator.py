@@ -240,6 +240,7 @@ class StackOperator:
 
     def _begin(self, plan: Plan, request: Json) -> Json:
         now = self.clock.now()
+        actor = str(request.get("actor") or "operator")
         state = RolloutState(
             id=RolloutId.new(),
             service=self.settings.services[plan.service].name,
@@ -249,6 +250,7 @@ class StackOperator:
             stable=plan.stable,
             lkg=plan.lkg,
             ladder=plan.ladder,
+            reason=f"asked for by {actor}" if plan.kind == "rollback" else "",
             entered_at=stamp(now),
         )
         row = RolloutRow(
@@ -275,7 +277,6 @@ class StackOperator:
             tx.put_release(plan.release)
             tx.put_plan(plan.digest, plan.to_json())
             tx.insert_rollout(row)
-            actor = str(request.get("actor") or "operator")
             body = {"plan": str(plan.digest), "release": str(plan.release.digest), "steps": list(plan.steps())}
             record = AuditRecord(
                 actor=actor,
