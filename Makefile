@@ -27,9 +27,30 @@ INSTALL = set -eu; \
 	  rm -f "$(VENV)/.$$lock-"*; : > "$$stamp"; \
 	fi
 
-LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+# A second environment: what trains the tiny models is large, and only the full test run and models/training need it.
+TRAINING = .venv-training
+INSTALL_TRAINING = set -eu; \
+	key=$$(cat models/training/requirements.in models/training/requirements.txt | sha256sum | cut -c1-32); \
+	stamp="$(TRAINING)/.training-$$key"; \
+	if [ ! -f "$$stamp" ] || ! $(TRAINING)/bin/python -c '' 2>/dev/null; then \
+	  echo "== environment $(TRAINING): torch and what else trains the tiny models"; \
+	  $(PYTHON) -m venv --clear "$(TRAINING)"; \
+	  pip="$(TRAINING)/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile"; \
+	  $$pip --require-hashes -r models/training/requirements.txt; \
+	  $$pip -r models/training/requirements.in; \
+	  : > "$$stamp"; \
+	fi
 
-.PHONY: help deploy rollback status up down test test-fast check bench lock clean environment dev-environment
+# The builds of torch that need a GPU bring these; see models/training/requirements.in.
+NOT_LOCKED = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header
+
+.PHONY: help deploy rollback status up down test test-fast check bench lock clean environment dev-environment \
+	training-environment
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 : /p' Makefile | awk -F' : ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -50,7 +71,7 @@ up: environment ## start gateway and control plane
 down: environment ## stop gateway, control plane and local replicas
 	@$(BIN)/stackctl down
 
-test: check ## everything the project claims, checked (real engine, faults: minutes)
+test: check training-environment ## everything the project claims, checked (real engine, faults: minutes)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: check ## the quick part of it
@@ -66,12 +87,17 @@ bench: dev-environment ## the figures of README, measured here
 
 lock: ## write requirements/*.txt anew from *.in (needs uv)
 	@cd requirements && $(LOCK) base.in -o base.txt && $(LOCK) -c base.txt dev.in -o dev.txt
+	@cd models/training && unlocked= && for name in $(NOT_LOCKED); do unlocked="$$unlocked --no-emit-package $$name"; done \
+	  && $(LOCK) $$unlocked requirements.in -o requirements.txt
 
 clean: ## remove what make built; the state (.stack) stays
-	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	@rm -rf $(VENV) $(TRAINING) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 
 environment:
 	@lock=base; $(INSTALL)
 
 dev-environment:
 	@lock=dev; $(INSTALL)
+
+training-environment:
+	@$(INSTALL_TRAINING)

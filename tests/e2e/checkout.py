@@ -100,6 +100,14 @@ class Checkout:
         """``stackctl`` of the environment."""
         return self.run(str(self.root / ".venv" / "bin" / "stackctl"), *arguments, limit_s=limit_s)
 
+    def start(self, *arguments: str) -> int:
+        """A ``stackctl`` command that stays; its pid. ``end`` ends it."""
+        command = [str(self.root / ".venv" / "bin" / "stackctl"), *arguments]
+        with (self.root / "foreground.log").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=self.root, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            ).pid
+
     def asked(self, *arguments: str) -> Any:
         """The JSON answer of a ``stackctl`` command that must succeed."""
         done = self.stackctl(*arguments, "--json")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import Checkout, Done, digest_of_tree
+from checkout import Checkout, Done, digest_of_tree, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 Json = dict[str, Any]
@@ -164,3 +164,75 @@ def test_nothing_of_it_is_left_running(fresh: Checkout, worse: Step) -> None:
     replica = json.loads((worse.evidence / "evidence.json").read_text())["rollout"]["placements"][0]["replica"]
     assert not [words for words in fresh.processes().values() if replica in words]
     assert replica not in [r["id"] for r in worse.service["replicas"]]
+
+
+@pytest.fixture(scope="module")
+def ended(fresh: Checkout, worse: Step) -> tuple[dict[int, str], Done, dict[int, str]]:
+    """What ran, ``make down``, and what runs then."""
+    before = fresh.processes()
+    return before, fresh.make("down"), fresh.processes()
+
+
+@pytest.fixture(scope="module")
+def revived(fresh: Checkout, worse: Step, ended: object) -> Step:
+    return step(fresh, "deploy", "MODEL=models/tiny-1.1.yaml")
+
+
+@pytest.fixture(scope="module")
+def back(fresh: Checkout, revived: Step) -> Step:
+    return step(fresh, "rollback")
+
+
+@pytest.fixture(scope="module")
+def back_again(fresh: Checkout, back: Step) -> Step:
+    return step(fresh, "rollback")
+
+
+def test_down_leaves_no_process(
+    fresh: Checkout, worse: Step, ended: tuple[dict[int, str], Done, dict[int, str]]
+) -> None:
+    before, down, after = ended
+    assert down.code == 0, down.text
+    named = {worse.status["gateway"]["pid"], worse.status["control_plane"]["pid"]}
+    assert named < set(before), before  # the search finds what runs
+    assert any("supervisord" in words for words in before.values()), before
+    assert after == {}
+
+
+def test_deploy_after_down_brings_everything_back(fresh: Checkout, worse: Step, revived: Step) -> None:
+    assert revived.done.code == 0, revived.done.text
+    assert "nothing to do" in revived.done.out
+    assert models_of(revived) == models_of(worse)
+    assert revived.service["weights"] == worse.service["weights"]
+    assert revived.status["rollouts"] == worse.status["rollouts"]
+
+
+def test_both_releases_run_again(fresh: Checkout, worse: Step, revived: Step) -> None:
+    def healthy() -> list[Json]:
+        replicas = fresh.service()["replicas"]
+        return replicas if {r["state"] for r in replicas} == {"healthy"} else []
+
+    replicas = eventually(healthy, "both replicas healthy again")
+    assert {r["observed_digest"] for r in replicas} == {worse.service[role]["release"] for role in ("stable", "lkg")}
+
+
+def test_rollback_goes_to_the_last_known_good(fresh: Checkout, better: Step, back: Step) -> None:
+    assert back.done.code == 0, back.done.text
+    assert back.service["stable"] == better.service["lkg"]
+    assert (back.rollout["kind"], back.rollout["state"]) == ("rollback", "rolled_back")
+    assert back.service["weights"]["stable"] == 100
+
+
+def test_a_second_rollback_has_nothing_to_do(back: Step, back_again: Step) -> None:
+    assert back_again.done.code == 0, back_again.done.text
+    assert "nothing to do" in back_again.done.out
+    assert back_again.status["rollouts"] == back.status["rollouts"]
+    assert back_again.service["stable"] == back.service["stable"]
+
+
+def test_the_release_that_is_stable_answers(fresh: Checkout, back_again: Step) -> None:
+    (line,) = re.findall(r"^curl .*$", back_again.done.out, re.MULTILINE)
+    answered = fresh.run("sh", "-c", f"{line} -D {fresh.root / 'head'}")
+    assert answered.body["choices"][0]["message"]["content"]
+    head = (fresh.root / "head").read_text().lower()
+    assert f"x-stack-release: {back_again.service['stable']['release']}" in head
