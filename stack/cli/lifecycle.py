@@ -27,11 +27,17 @@ def say_to_stderr(text: str) -> None:
 
 
 def start_all(where: Place, stack: Path) -> dict[str, object]:
-    """Gateway first: it serves with its last table while the control plane starts."""
+    """Gateway first: it serves with its last table while the control plane starts.
+
+    A wrong stack file starts nothing.
+    """
+    from stack.config.stack_yaml import load_stack
+
     clock = SystemClock()
+    address = load_stack(stack.absolute()).gateway.host
     prepare(where.home)
     started: dict[str, object] = {}
-    for service in (starting.gateway(where), starting.control_plane(where, stack)):
+    for service in (starting.gateway(where, address), starting.control_plane(where, stack)):
         started[service.name.replace("-", "_")] = starting.ensure(service, where, clock, say_to_stderr)
     return started
 
@@ -75,11 +81,12 @@ def serve(stack: Path, as_json: bool) -> None:
     _become(starting.control_plane(where, stack), where)
 
 
-@command("gateway", examples="stackctl gateway\nSTACK_GATEWAY_PORT=8417 stackctl gateway")
-def gateway(as_json: bool) -> None:
-    """Run the gateway in the foreground (it logs to stderr)."""
+@command("gateway", examples="stackctl gateway\nSTACK_GATEWAY_PORT=8417 stackctl gateway --host 127.0.0.1")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The IP address to listen on.")
+def gateway(host: str, as_json: bool) -> None:
+    """Run the gateway in the foreground (it logs to stderr). It needs its last routing table and nothing else."""
     where = place()
-    _become(starting.gateway(where), where)
+    _become(starting.gateway(where, host), where)
 
 
 def _become(service: starting.Service, where: Place) -> None:

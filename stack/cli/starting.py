@@ -18,6 +18,7 @@ from stack.core.errors import Conflict, StackError, Unavailable
 
 Say = Callable[[str], None]
 START_LIMIT_S = 60.0
+LOOPBACK = "127.0.0.1"
 
 
 class PortTaken(Unavailable):
@@ -49,6 +50,7 @@ class Service:
     grace_s: float
     up_statuses: frozenset[int]
     arguments: tuple[str, ...]
+    address: str = LOOPBACK
 
     def pid_file(self, place: Place) -> Path:
         """Where its pid stands."""
@@ -64,10 +66,10 @@ class Service:
         return processes.python_module(self.module, *self.arguments)
 
 
-def gateway(place: Place) -> Service:
-    """The data plane."""
+def gateway(place: Place, address: str = LOOPBACK) -> Service:
+    """The data plane, listening on ``address``."""
     port = place.ports.gateway
-    arguments = ("--home", str(place.root), "--port", str(port))
+    arguments = ("--home", str(place.root), "--port", str(port), "--host", address)
     return Service(
         name="gateway",
         module="stack.gateway",
@@ -76,6 +78,7 @@ def gateway(place: Place) -> Service:
         grace_s=40.0,
         up_statuses=frozenset({200, 503}),  # 503: it runs and has no replica to route to, as before a first deploy
         arguments=arguments,
+        address=address,
     )
 
 
@@ -104,9 +107,9 @@ def environment(place: Place) -> dict[str, str]:
     return {**os.environ, **spelled}
 
 
-def health(port: int, timeout: float = 2.0) -> int | None:
-    """The status of /health on this loopback port; None without an answer in HTTP."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+def health(port: int, address: str = LOOPBACK, timeout: float = 2.0) -> int | None:
+    """The status of /health on this port; None without an answer in HTTP."""
+    connection = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status
@@ -146,7 +149,8 @@ def _wait_healthy(
     service: Service, place: Place, pid: int, child: subprocess.Popen[bytes] | None, clock: Clock, say: Say
 ) -> None:
     begun = said = clock.monotonic()
-    while health(service.port) not in service.up_statuses:
+    asked = LOOPBACK if service.address in ("0.0.0.0", "::") else service.address  # noqa: S104
+    while health(service.port, asked) not in service.up_statuses:
         code = child.poll() if child is not None else None
         if code is not None:
             raise _died(service, place, code)
