@@ -1,0 +1,1 @@
+"""Measures what README claims. ``python -m bench`` prints one table; figures are not tests, no build fails on them."""
