@@ -40,6 +40,8 @@ class HostOperationFailed(Refused):
 class NoPort(Unavailable):
     """No free TCP port between {low} and {high} on host {host}."""
 
+    hint = "See what listens there on the host (ss -ltn), and end what is not needed."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hosts:

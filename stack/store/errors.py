@@ -107,3 +107,5 @@ class UnknownRelease(InvalidInput):
 
 class NoPort(Unavailable):
     """All TCP ports from {low} to {high} on host {host} are taken by replicas."""
+
+    hint = "Drain replicas that nothing needs: `stackctl status` shows them."
