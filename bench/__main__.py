@@ -1,6 +1,7 @@
 """``python -m bench [registry|gateway|rollout|memory|all] [--quick]``: measures and prints one table.
 
-What was found is kept in bench/out/*.json. Ends with 0 whenever it could measure: figures are not tests. What is over its target says OVER.
+What was found is kept in bench/out/*.json. Ends with 0 whenever it could measure: figures are not tests, and what is
+over its target says OVER.
 """
 
 from __future__ import annotations

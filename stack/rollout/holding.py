@@ -1,8 +1,8 @@
 """Holds a rung until the evidence decides: watches the gateway's samples while eval replay supplies traffic.
 
 The rung begins anew after a restart of the orchestrator or of the gateway, so a bake is never cut short and no figure
-of an earlier process is mixed in. A breach is acted on at the next look, a fifth of a second later,
-not when the replay ends.
+of an earlier process is mixed in. A breach is acted on a fifth of a second later, also between the looks that an
+all-clear needs, and not when the replay ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stack.rollout.gates import GatewayAccess
 from stack.rollout.machine import Failed, Judged, Observation
 from stack.rollout.replay import Replay
 from stack.rollout.state import RolloutState, Verdict
-from stack.rollout.verdict import Judgement, Limits, Quality, judge
+from stack.rollout.verdict import Judgement, Limits, Quality, breached, judge
 from stack.rollout.worker import Context
 from stack.store.store import Store
 
@@ -94,6 +94,9 @@ class Holding:
                 over=now - began >= limits.max_seconds,
             )
             if not worth_a_look(last, glance):
+                breach = self._breached(window, limits, max(look, 1))
+                if breach:
+                    return self._decided(state, context, breach, replay)
                 continue
             last, look = glance, look + 1
             judgement = self._judge(window, state, quality, limits, now - began, look)
@@ -126,6 +129,15 @@ class Holding:
             quality,
             limits,
             elapsed=elapsed,
+            look=look,
+            rate_interval=clopper_pearson,
+            quantile_interval=quantile_interval,
+        )
+
+    def _breached(self, window: Window, limits: Limits, look: int) -> Judgement | None:
+        return breached(
+            window.of("candidate"),
+            limits,
             look=look,
             rate_interval=clopper_pearson,
             quantile_interval=quantile_interval,

@@ -16,11 +16,13 @@
       2e evidence was lost (a ring overflowed, the gateway restarted, a figure is NaN)
     3 everything shown                     -> PROMOTE
 
-Watching continuously means looking many times, and each look could err by chance. Look ``k`` (k = 1, 2, ...) spends
-``alpha / (k (k + 1))``; these sum to ``alpha``, so over the whole rung the probability of a false breach stays below
-``alpha``, and so does that of a false all-clear, whenever one stops (union bound; alpha spending after Lan and DeMets,
-Biometrika 70, 1983). Bounds on rates are Clopper-Pearson (Biometrika 26, 1934); bounds on quantiles are order
-statistics (binomial). No data, NaN or stale data never count as success.
+Watching continuously means looking many times, and each look could err by chance. An all-clear, and 1d, are given at
+looks only: look ``k`` (k = 1, 2, ...) spends ``alpha / (k (k + 1))``. A breach 1a-1c is seen at any moment: a bound on
+``n`` measurements spends ``alpha / (n (n + 1))``, so it may be asked after each of them, and a candidate that breaks
+after many good answers is not safe until the next look. Either sums to ``alpha``: over the whole rung each measure's
+probability of a false breach stays below ``alpha``, and so does that of a false all-clear, whenever one stops (union
+bound; alpha spending after Lan and DeMets, Biometrika 70, 1983). Bounds on rates are Clopper-Pearson (Biometrika 26,
+1934); bounds on quantiles are order statistics (binomial). No data, NaN or stale data never count as success.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ class Judgement:
 
 
 def level_of(look: int, confidence: float) -> float:
-    """The confidence to use at look ``look`` (1, 2, ...) so that all looks together keep ``confidence``."""
+    """The confidence to use at look (or measurement) 1, 2, ... so that all of them together keep ``confidence``."""
     return 1.0 - (1.0 - confidence) / (look * (look + 1))
 
 
@@ -118,19 +120,15 @@ def judge(
 ) -> Judgement:
     """The verdict on what was seen in ``elapsed`` seconds of the rung. ``stable`` is None on a first release."""
     level = level_of(look, limits.confidence)
-    measures = (
-        _errors(candidate, limits, level, rate_interval),
-        _quantile("latency_p95_s", candidate.latencies, limits.max_latency_p95_s, level, quantile_interval),
-        _quantile("ttft_p95_s", candidate.ttfts, limits.max_ttft_p95_s, level, quantile_interval),
-        *_ratio(candidate, stable, limits, level, quantile_interval),
-    )
+    own = _own(candidate, limits, level, rate_interval, quantile_interval)
+    measures = (*own, *_ratio(candidate, stable, limits, level, quantile_interval))
 
     def result(verdict: Verdict, final: bool, reason: str) -> Judgement:
         return Judgement(
             verdict=verdict, final=final, reason=reason, look=look, level=round(level, 6), measures=measures
         )
 
-    breaches = [_breach(m) for m in measures if m.low is not None and m.low > m.limit]  # 1a-1d
+    breaches = _breaches(measures)  # 1a-1d
     if quality is not None and quality.outcome == "WORSE":  # 1e
         breaches.append(f"quality is worse: {quality.reason}")
     if breaches:
@@ -141,13 +139,53 @@ def judge(
     return result(Verdict.PROMOTE, True, _summary(measures, quality))  # 3
 
 
+def breached(
+    candidate: Observed,
+    limits: Limits,
+    *,
+    look: int,
+    rate_interval: RateInterval,
+    quantile_interval: QuantileInterval,
+) -> Judgement | None:
+    """1a-1c between looks (``look`` is the last one, or the first to come): a final ROLLBACK, or None."""
+    level = level_of(look, limits.confidence)
+    measures = _own(candidate, limits, level, rate_interval, quantile_interval)
+    breaches = _breaches(measures)
+    if not breaches:
+        return None
+    return Judgement(
+        verdict=Verdict.ROLLBACK,
+        final=True,
+        reason="; ".join(breaches),
+        look=look,
+        level=round(level, 6),
+        measures=measures,
+    )
+
+
+def _own(
+    seen: Observed, limits: Limits, level: float, rate_interval: RateInterval, quantile_interval: QuantileInterval
+) -> tuple[Measure, ...]:
+    """What is measured of the candidate alone: lower bounds that hold at any moment, upper bounds for this look."""
+    return (
+        _errors(seen, limits, level, rate_interval),
+        _quantile("latency_p95_s", seen.latencies, limits.max_latency_p95_s, level, limits, quantile_interval),
+        _quantile("ttft_p95_s", seen.ttfts, limits.max_ttft_p95_s, level, limits, quantile_interval),
+    )
+
+
+def _breaches(measures: tuple[Measure, ...]) -> list[str]:
+    return [_breach(m) for m in measures if m.low is not None and m.low > m.limit]
+
+
 def _errors(seen: Observed, limits: Limits, level: float, interval: RateInterval) -> Measure:
     if not 0 <= seen.errors <= seen.requests or seen.requests == 0:
         return Measure(
             name="error_rate", value=None, low=None, high=None, limit=limits.max_error_rate, n=seen.requests, holds=None
         )
     # A one-sided bound on each side at ``level`` is the two-sided interval at 2 * level - 1.
-    low, high = interval(seen.errors, seen.requests, 2 * level - 1)
+    low, _ = interval(seen.errors, seen.requests, 2 * level_of(seen.requests, limits.confidence) - 1)
+    _, high = interval(seen.errors, seen.requests, 2 * level - 1)
     return Measure(
         name="error_rate",
         value=seen.errors / seen.requests,
@@ -159,11 +197,14 @@ def _errors(seen: Observed, limits: Limits, level: float, interval: RateInterval
     )
 
 
-def _quantile(name: str, values: tuple[float, ...], limit: float, level: float, interval: QuantileInterval) -> Measure:
+def _quantile(
+    name: str, values: tuple[float, ...], limit: float, level: float, limits: Limits, interval: QuantileInterval
+) -> Measure:
     if not values or not all(math.isfinite(v) for v in values):
         return Measure(name=name, value=None, low=None, high=None, limit=limit, n=len(values), holds=None)
     ordered = sorted(values)
-    low, high = interval(ordered, 0.95, 2 * level - 1)
+    low, _ = interval(ordered, 0.95, 2 * level_of(len(ordered), limits.confidence) - 1)
+    _, high = interval(ordered, 0.95, 2 * level - 1)
     value = p95(ordered)
     holds = True if value <= limit else None
     return Measure(name=name, value=value, low=low, high=high, limit=limit, n=len(ordered), holds=holds)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import bdtrc, betaincinv
 
 from stack.rollout.state import Verdict
-from stack.rollout.verdict import Judgement, Limits, Observed, Quality, judge, level_of
+from stack.rollout.verdict import Judgement, Limits, Observed, Quality, breached, judge, level_of
 
 LIMITS = Limits(
     min_requests=60,
@@ -148,3 +148,29 @@ def test_looking_often_at_a_rate_on_the_limit_seldom_errs_in_either_direction() 
                 clears += verdict is Verdict.PROMOTE
                 break
     assert breaches / rounds <= 0.08 and clears / rounds <= 0.08
+
+
+def proven(candidate: Observed) -> Judgement | None:
+    return breached(candidate, LIMITS, look=1, rate_interval=rate, quantile_interval=quantile)
+
+
+def test_a_candidate_that_breaks_after_many_good_answers_is_caught_between_looks() -> None:
+    assert proven(seen(300)) is None
+    found = proven(seen(350, errors=50))
+    assert found is not None and (found.verdict, found.final) == (Verdict.ROLLBACK, True)
+    slow = Observed(requests=350, latencies=(0.1,) * 300 + (1.5,) * 50, ttfts=(0.1,) * 350)
+    late = proven(slow)
+    assert late is not None and "latency_p95_s" in late.reason
+
+
+def test_asking_after_every_single_answer_seldom_calls_a_rate_on_the_limit_a_breach() -> None:
+    rng = random.Random(5)
+    breaches, rounds = 0, 200
+    for _ in range(rounds):
+        errors = 0
+        for n in range(1, 251):
+            errors += rng.random() < LIMITS.max_error_rate
+            if errors >= 3 and proven(Observed(requests=n, errors=errors)) is not None:
+                breaches += 1
+                break
+    assert breaches / rounds <= 0.05
