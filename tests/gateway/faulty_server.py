@@ -1,10 +1,11 @@
 """A small OpenAI-style server with faults, standing in for a replica. Standard library only; a process of its own.
 
     python tests/gateway/faulty_server.py --port N --model NAME [--fault KIND] [--delay S] [--chunks N] [--text TEXT]
+        [--after N]
 
 Answers /health, /v1/models, /v1/chat/completions and /v1/completions (plain and streamed). ``POST /fault`` with a JSON
 object {"fault": KIND, "delay": S, "chunks": N, "pause": S, "text": T} changes it while it runs; ``GET /seen`` tells the
-requests it got. Kinds:
+requests it got. With ``--after`` the first N completions are healthy. Kinds:
 
     none            healthy                             never-ready     /health 503, everything else too
     hang            no answer to completions            slow            first byte after --delay
@@ -16,6 +17,7 @@ requests it got. Kinds:
     close           connection closed without a byte    reset-idle      closes each connection after its answer
     no-usage        never any usage                     not-http        bytes that are no HTTP
     first-error     stream begins with an error event   empty           200, content-length 0
+    die             the process ends on a completion
 """
 
 from __future__ import annotations
@@ -23,19 +25,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 
 
 class Replica:
     """The server's settings and what it has seen."""
 
-    def __init__(self, model: str, fault: str, delay: float, chunks: int, text: str) -> None:
-        self.model, self.fault, self.delay, self.chunks, self.text = model, fault, delay, chunks, text
+    def __init__(self, model: str, fault: str, delay: float, chunks: int, text: str, after: int = 0) -> None:
+        self.model, self.kind, self.delay, self.chunks, self.text = model, fault, delay, chunks, text
+        self.after = after
         self.pause = 0.0
         self.seen = 0
         self.aborted = 0
         self.last: dict = {}
         self.last_head = ""
+
+    @property
+    def fault(self) -> str:
+        """The kind in force now."""
+        return self.kind if not self.after or self.seen > self.after else "none"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -72,13 +81,16 @@ class Replica:
         return await reply(writer, 404, {"error": {"message": "not found"}})
 
     async def change(self, writer: asyncio.StreamWriter, wanted: dict) -> bool:
-        for name in ("fault", "delay", "chunks", "pause", "text"):
+        self.kind = wanted.get("fault", self.kind)
+        for name in ("delay", "chunks", "pause", "text"):
             setattr(self, name, wanted.get(name, getattr(self, name)))
         return await reply(writer, 200, {"fault": self.fault})
 
     async def complete(self, writer: asyncio.StreamWriter, asked: dict, chat: bool) -> bool:
         self.last = asked if len(str(asked)) < 10_000 else {"model": asked.get("model")}
         fault = self.fault
+        if fault == "die":
+            os._exit(9)
         if fault == "hang":
             await asyncio.sleep(3600)
         if fault == "slow":
@@ -136,7 +148,7 @@ class Replica:
                 return False
             if self.pause:
                 await asyncio.sleep(self.pause)
-            word = f"w{number} "
+            word = "qz " if self.fault == "garbage-text" else f"w{number} "
             said = {"delta": {"content": word}} if chat else {"text": word}
             await event(writer, self.document(chat, kind, {"index": 0, **said, "finish_reason": None}))
         said = {"delta": {}} if chat else {"text": ""}
@@ -188,8 +200,9 @@ async def main() -> None:
     parser.add_argument("--delay", type=float, default=1.0)
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--text", default="hello")
+    parser.add_argument("--after", type=int, default=0)
     given = parser.parse_args()
-    replica = Replica(given.model, given.fault, given.delay, given.chunks, given.text)
+    replica = Replica(given.model, given.fault, given.delay, given.chunks, given.text, given.after)
     server = await asyncio.start_server(replica.serve, given.host, given.port, limit=64 << 20, backlog=512)
     print(f"listening on http://{given.host}:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
