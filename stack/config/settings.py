@@ -114,7 +114,7 @@ class HoldSettings:
     """How much evidence a slice of traffic needs before it is judged."""
 
     min_requests: int = setting(Whole(1, 1_000_000), 60)
-    """Requests on the candidate. With no failure among them, 59 show an error rate below 5 %, 299 below 1 %."""
+    """Requests on the candidate at least. The error rate mostly needs more to be shown: docs/verdict.md."""
     min_seconds: float = setting(Number(0, 86_400), 2.0)
     """Seconds at least."""
     max_seconds: float = setting(Number(1, 604_800), 120.0)
