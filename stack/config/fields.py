@@ -16,12 +16,10 @@ from typing import Any, Final, Protocol
 
 import yaml
 
-from stack.config.source import Ledger
 from stack.core.errors import InvalidInput
+from stack.core.strict_yaml import Ledger, at, kind_of, plain
 
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,15})\Z", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?\Z", re.ASCII)
-_TRUTH = {"true": True, "false": False}
 
 
 class Wrong:
@@ -47,22 +45,6 @@ def setting(kind: Kind, default: Any = REQUIRED, *, key: str = "") -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def kind_of(node: yaml.Node) -> str:
-    """What stands there, in words."""
-    if isinstance(node, yaml.MappingNode):
-        return "a mapping"
-    if isinstance(node, yaml.SequenceNode):
-        return "a list"
-    if node.tag.endswith(":null"):
-        return "nothing"
-    return repr(node.value[:60])
-
-
-def _plain(node: yaml.Node) -> str | None:
-    """The text of an unquoted scalar."""
-    return node.value if isinstance(node, yaml.ScalarNode) and node.style is None else None
-
-
 @dataclass(frozen=True)
 class Text:
     """Text of 1 to ``longest`` characters, made into what ``form`` makes of it (a type of core.names, Path)."""
@@ -72,15 +54,14 @@ class Text:
 
     def read(self, node: yaml.Node, path: str, ledger: Ledger) -> Any:
         """Unquoted numbers and truths are refused: 1.10 is not 1.1."""
-        if not isinstance(node, yaml.ScalarNode) or not node.tag.endswith(":str"):
-            quotes = "; put it in quotes" if isinstance(node, yaml.ScalarNode) and node.value else ""
-            ledger.note(node, path, f"expected text, found {kind_of(node)}{quotes}")
+        text = ledger.text(node, path, self.longest)
+        if text is None:
             return WRONG
-        if not 1 <= len(node.value) <= self.longest or not node.value.isprintable():
+        if not text.isprintable():
             ledger.note(node, path, f"expected 1 to {self.longest} printable characters")
             return WRONG
         try:
-            return self.form(node.value)
+            return self.form(text)
         except InvalidInput as error:
             ledger.note(node, path, error.message)
         except ValueError as error:
@@ -111,11 +92,8 @@ class Whole:
 
     def read(self, node: yaml.Node, path: str, ledger: Ledger) -> Any:
         """Decimal only."""
-        text = _plain(node)
-        if text is not None and _WHOLE.match(text) and self.low <= int(text) <= self.high:
-            return int(text)
-        ledger.note(node, path, f"expected a whole number from {self.low} to {self.high}, found {kind_of(node)}")
-        return WRONG
+        value = ledger.whole(node, path, self.low, self.high)
+        return WRONG if value is None else value
 
 
 @dataclass(frozen=True)
@@ -127,7 +105,7 @@ class Number:
 
     def read(self, node: yaml.Node, path: str, ledger: Ledger) -> Any:
         """Decimal only, no exponent."""
-        text = _plain(node)
+        text = plain(node)
         if text is not None and _NUMBER.match(text) and math.isfinite(float(text)):
             value = float(text)
             if self.low <= value <= self.high:
@@ -145,11 +123,10 @@ class ListOf:
 
     def read(self, node: yaml.Node, path: str, ledger: Ledger) -> Any:
         """WRONG if any of its values is; all of them are read."""
-        if not isinstance(node, yaml.SequenceNode) or not 1 <= len(node.value) <= self.most:
-            found = f"{len(node.value)}" if isinstance(node, yaml.SequenceNode) else kind_of(node)
-            ledger.note(node, path, f"expected a list of 1 to {self.most}, found {found}")
+        items = ledger.items(node, path, self.most)
+        if items is None:
             return WRONG
-        read = [self.kind.read(item, f"{path}[{number}]", ledger) for number, item in enumerate(node.value)]
+        read = [self.kind.read(item, at(path, number), ledger) for number, item in enumerate(items)]
         return WRONG if WRONG in read else tuple(read)
 
 
@@ -161,40 +138,13 @@ class Section:
 
     def read(self, node: yaml.Node, path: str, ledger: Ledger) -> Any:
         """An instance, or WRONG if anything in it is."""
-        if not isinstance(node, yaml.MappingNode):
-            ledger.note(node, path, f"expected a mapping, found {kind_of(node)}")
-            return WRONG
         fields = {f.metadata["key"] or f.name: f for f in dataclasses.fields(self.cls) if "kind" in f.metadata}
-        nodes, sound = _entries(node, path, tuple(fields), ledger)
-        values: dict[str, Any] = {}
-        for key, field in fields.items():
-            if key in nodes:
-                values[field.name] = field.metadata["kind"].read(nodes[key], _at(path, key), ledger)
-            elif field.default is REQUIRED:
-                ledger.note(node, _at(path, key), "missing")
-                values[field.name] = WRONG
+        required = [key for key, field in fields.items() if field.default is REQUIRED]
+        before = len(ledger.problems)
+        nodes = ledger.mapping(node, path, tuple(fields), required)
+        sound = len(ledger.problems) == before
+        values = {
+            fields[key].name: fields[key].metadata["kind"].read(value, at(path, key), ledger)
+            for key, value in nodes.items()
+        }
         return self.cls(**values) if sound and WRONG not in values.values() else WRONG
-
-
-def _at(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
-def _entries(
-    node: yaml.MappingNode, path: str, known: Sequence[str], ledger: Ledger
-) -> tuple[dict[str, yaml.Node], bool]:
-    """The known keys with their values, and whether there was nothing else."""
-    before = len(ledger.problems)
-    found: dict[str, yaml.Node] = {}
-    seen: set[str] = set()
-    for key, value in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else kind_of(key)
-        place = _at(path, name[:60])
-        if name in seen:
-            ledger.note(key, place, "given twice")
-        elif name not in known:
-            ledger.note(key, place, f"unknown key; known here: {', '.join(known)}")
-        else:
-            found[name] = value
-        seen.add(name)
-    return found, len(ledger.problems) == before

@@ -13,8 +13,8 @@ from typing import TypeGuard
 import yaml
 
 from stack.config.settings import OPENS, Document, HoldSettings, ServiceSettings, StackSettings, SuiteSettings
-from stack.config.source import Ledger
 from stack.core.digest import Digest
+from stack.core.strict_yaml import Ledger, at, line_of
 
 _BACKWARDS = "must rise from step to step and end with 100"
 
@@ -130,7 +130,7 @@ def _named(section: yaml.Node | None, path: str, ledger: Ledger) -> set[str]:
         node = _get(item, "name")
         if not isinstance(node, yaml.ScalarNode):
             continue
-        line = node.start_mark.line + 1
+        line = line_of(node)
         if node.value in lines:
             ledger.note(node, f"{place}.name", f"{node.value[:60]!r} is the name in line {lines[node.value]} already")
         lines.setdefault(node.value, line)
@@ -148,7 +148,7 @@ def _get(node: yaml.Node | None, key: str) -> yaml.Node | None:
 def _items(node: yaml.Node | None, path: str) -> Iterator[tuple[str, yaml.Node]]:
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
-            yield f"{path}[{number}]", item
+            yield at(path, number), item
 
 
 def _is_text(node: yaml.Node | None) -> TypeGuard[yaml.ScalarNode]:

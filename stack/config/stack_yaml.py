@@ -1,6 +1,6 @@
 """Loads ``stack.yaml``: bytes -> settings, or one error with every mistake and its line.
 
-``source`` reads YAML, ``settings`` says what may stand in it, ``references`` checks what must fit together.
+``core.strict_yaml`` reads YAML, ``settings`` says what may stand in it, ``references`` checks what must fit together.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from stack.config.settings import (
     ServiceSettings,
     StackSettings,
 )
-from stack.config.source import LARGEST, Ledger, NotReadable, Problem, compose
 from stack.core.digest import Digest
 from stack.core.errors import InvalidInput
+from stack.core.strict_yaml import Ledger, Limits, NotReadable, Problem, compose
 
 __all__ = [
     "ConfigurationError",
@@ -32,6 +32,9 @@ __all__ = [
     "StackSettings",
     "load_stack",
 ]
+
+
+LIMITS = Limits(size=256 << 10, depth=12, values=20_000)
 
 
 class NoStackFile(InvalidInput):
@@ -56,7 +59,7 @@ def load_stack(path: Path) -> StackSettings:
     """The settings in this file. Raises ConfigurationError (all mistakes at once) or NoStackFile."""
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+            data = file.read(LIMITS.size + 1)
     except OSError as error:
         raise NoStackFile(error.strerror or str(error), path=str(path)) from error
     return parse(data, path.absolute())
@@ -66,7 +69,7 @@ def parse(data: bytes, path: Path) -> StackSettings:
     """The settings in these bytes; files they name are looked for beside ``path``."""
     ledger = Ledger()
     try:
-        root = compose(data)
+        root = compose(data, LIMITS)
     except NotReadable as unreadable:
         raise ConfigurationError(path, [unreadable.problem]) from unreadable
     document = Section(Document).read(root, "", ledger)

@@ -17,7 +17,7 @@ from stack.evals.cases import CaseReader, read_default, read_prompts
 from stack.evals.problems import Path as ValuePath
 from stack.evals.problems import Problems
 from stack.evals.suite import Case, Suite
-from stack.evals.yaml_source import MAX_BYTES, read_yaml
+from stack.evals.yaml_source import LIMITS, read_yaml
 
 _KEYS = frozenset({"description", "prompts", "providers", "defaultTest", "tests"})
 _FILE = "file://"
@@ -104,7 +104,7 @@ def _bytes(path: Path) -> bytes:
         os.close(descriptor)
         raise SuiteUnreadable("not a regular file", file=str(path))
     with os.fdopen(descriptor, "rb") as file:
-        return file.read(MAX_BYTES + 1)
+        return file.read(LIMITS.size + 1)
 
 
 def _providers(raw: Any, problems: Problems) -> tuple[str, ...]:

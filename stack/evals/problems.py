@@ -5,8 +5,11 @@ Knows nothing of what a suite may contain; `cases` decides that.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 
+from stack.core import strict_yaml
 from stack.core.errors import InvalidInput
 
 Path = tuple[str | int, ...]
@@ -19,13 +22,14 @@ class SuiteError(InvalidInput):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One mistake: where and what."""
+class Problem(strict_yaml.Problem):
+    """One mistake, and in which file."""
 
     file: str
-    line: int
-    path: str
-    problem: str
+
+    def to_json(self) -> dict[str, int | str]:
+        """As it stands in the facts of an error."""
+        return {"file": self.file, **super().to_json()}
 
 
 @dataclass(kw_only=True)
@@ -40,6 +44,10 @@ class Problems:
         """Note a mistake at `path` (or at the nearest place above it that has a line)."""
         self.found.append(Problem(file=self.file, line=self.line(path), path=dotted(path), problem=problem))
 
+    def take(self, problems: Iterable[strict_yaml.Problem]) -> None:
+        """Note what was found while the file was read."""
+        self.found.extend(Problem(file=self.file, line=p.line, path=p.path, problem=p.problem) for p in problems)
+
     def line(self, path: Path) -> int:
         """The line of the value at `path`."""
         while path and path not in self.lines:
@@ -51,14 +59,10 @@ class Problems:
         if not self.found:
             return
         ordered = sorted(self.found, key=lambda p: (p.file, p.line, p.path))
-        errors = [{"file": p.file, "line": p.line, "path": p.path, "problem": p.problem} for p in ordered]
-        summary = "; ".join(f"line {p.line}: {p.path or 'suite'}: {p.problem}" for p in ordered)
-        raise SuiteError(file=self.file, count=len(errors), summary=summary, errors=errors)
+        errors = [problem.to_json() for problem in ordered]
+        raise SuiteError(file=self.file, count=len(errors), summary="; ".join(map(str, ordered)), errors=errors)
 
 
 def dotted(path: Path) -> str:
     """`("tests", 3, "assert")` as `tests[3].assert`."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+    return reduce(strict_yaml.at, path, "")

@@ -16,14 +16,19 @@ import yaml
 
 from stack.core.digest import Digest
 from stack.core.release import Artifact, ArtifactFormat, FileEntry
+from stack.core.strict_yaml import Ledger, Limits, NotReadable, Problem, compose
 from stack.registry.errors import ManifestInvalid, UnsafePath
-from stack.registry.nodes import LARGEST, Ledger, Problem, compose
 from stack.registry.paths import content_problem, path_problem
 from stack.registry.tree import file_size
 
 SCHEMA = 1
 FORMATS: tuple[ArtifactFormat, ...] = ("gguf", "safetensors")
 MOST_FILES = 10_000
+LIMITS = Limits(size=4 << 20, depth=16, values=200_000)
+_OF_ARTIFACT = ("root", "digest", "files")
+_OF_FILE = ("path", "size", "sha256")
+_MOST = 2**53 - 1
+_TEXT = 1000
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}\Z")
@@ -70,30 +75,28 @@ def load_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Raises ``ManifestInvalid`` with ``errors=[{line, path, problem}, ...]``."""
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+            data = file.read(LIMITS.size + 1)
     except OSError as error:
         raise _invalid(path, [Problem(line=0, path="", problem=(error.strerror or str(error)).lower())]) from error
-    document = compose(data)
-    if document.root is None:
-        raise _invalid(path, [document.problem] if document.problem else [])
     ledger = Ledger()
-    manifest = _read(ledger, document.root, path.parent)
+    try:
+        manifest = _read(ledger, compose(data, LIMITS), path.parent)
+    except NotReadable as unreadable:
+        raise _invalid(path, [unreadable.problem]) from unreadable
     if ledger.problems or manifest is None:
         raise _invalid(path, sorted(ledger.problems, key=lambda p: p.line))
     return manifest
 
 
 def _invalid(path: Path, problems: list[Problem]) -> ManifestInvalid:
-    lines = [f"line {p.line}: {p.path + ': ' if p.path else ''}{p.problem}" for p in problems]
-    return ManifestInvalid(
-        manifest=str(path), count=len(lines), summary="; ".join(lines), errors=[p.to_json() for p in problems]
-    )
+    errors = [problem.to_json() for problem in problems]
+    return ManifestInvalid(manifest=str(path), count=len(errors), summary="; ".join(map(str, problems)), errors=errors)
 
 
 def _read(ledger: Ledger, root: yaml.Node, base: Path) -> Manifest | None:
     keys = ("schema", "name", "version", "description", "licence", "source", "artifacts")
-    found = ledger.mapping(root, "", keys)
-    if "schema" in found and ledger.integer(found["schema"], "schema") not in (SCHEMA, None):
+    found = ledger.mapping(root, "", keys, keys)
+    if "schema" in found and ledger.whole(found["schema"], "schema", 0, _MOST) not in (SCHEMA, None):
         ledger.note(found["schema"], "schema", f"this program reads schema {SCHEMA}")
     texts = {key: ledger.text(found[key], key, 4000) for key in keys[1:-1] if key in found}
     for key, rule in (("name", name_problem), ("version", version_problem)):
@@ -112,13 +115,13 @@ def _artifacts(
 ) -> tuple[dict[ArtifactFormat, Artifact], dict[ArtifactFormat, str]]:
     artifacts: dict[ArtifactFormat, Artifact] = {}
     roots: dict[ArtifactFormat, str] = {}
-    found = ledger.mapping(node, "artifacts", (), FORMATS)
+    found = ledger.mapping(node, "artifacts", FORMATS)
     if not found and isinstance(node, yaml.MappingNode) and not node.value:
         ledger.note(node, "artifacts", f"at least one of {', '.join(FORMATS)} is needed")
     for key, value in found.items():
         kind = cast(ArtifactFormat, key)
         place = f"artifacts.{key}"
-        inner = ledger.mapping(value, place, ("root", "digest", "files"))
+        inner = ledger.mapping(value, place, _OF_ARTIFACT, _OF_ARTIFACT)
         root = _root(ledger, inner["root"], f"{place}.root") if "root" in inner else None
         listed = _files(ledger, inner["files"], f"{place}.files") if "files" in inner else None
         if root is not None and listed is not None:
@@ -144,7 +147,7 @@ def _root(ledger: Ledger, node: yaml.Node, place: str) -> str | None:
 
 def _files(ledger: Ledger, node: yaml.Node, place: str) -> list[_Listed] | None:
     """The entries, or None when any of them is wrong."""
-    nodes = ledger.items(node, place, MOST_FILES)
+    nodes = ledger.items(node, place, MOST_FILES) or []
     entries = [_file(ledger, item, f"{place}[{index}]") for index, item in enumerate(nodes)]
     listed = [item for item in entries if item is not None]
     seen: set[str] = set()
@@ -161,10 +164,10 @@ def _files(ledger: Ledger, node: yaml.Node, place: str) -> list[_Listed] | None:
 
 
 def _file(ledger: Ledger, node: yaml.Node, place: str) -> _Listed | None:
-    found = ledger.mapping(node, place, ("path", "size", "sha256"))
+    found = ledger.mapping(node, place, _OF_FILE, _OF_FILE)
     path = ledger.text(found["path"], f"{place}.path", 4096) if "path" in found else None
-    size = ledger.integer(found["size"], f"{place}.size") if "size" in found else None
-    sha256 = ledger.text(found["sha256"], f"{place}.sha256") if "sha256" in found else None
+    size = ledger.whole(found["size"], f"{place}.size", 0, _MOST) if "size" in found else None
+    sha256 = ledger.text(found["sha256"], f"{place}.sha256", _TEXT) if "sha256" in found else None
     problem = (path_problem(path) or content_problem(path)) if path is not None else None
     if problem:
         ledger.note(found["path"], f"{place}.path", f"{path!r:.200}: {problem}")
@@ -190,7 +193,7 @@ def _check_files(ledger: Ledger, listed: list[_Listed], base: Path, root: str) -
 
 
 def _set_digest(ledger: Ledger, node: yaml.Node, place: str, listed: list[_Listed] | None) -> Digest | None:
-    text = ledger.text(node, place)
+    text = ledger.text(node, place, _TEXT)
     if text is None:
         return None
     if not text.startswith("sha256:") or not _HEX.match(text[7:]):

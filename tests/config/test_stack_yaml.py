@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from stack.config import settings as declared
 from stack.config import stack_yaml
 from stack.config.settings import HoldSettings, ServiceSettings, ThresholdSettings
-from stack.config.source import LARGEST
-from stack.config.stack_yaml import ConfigurationError, NoStackFile, load_stack, parse
+from stack.config.stack_yaml import LIMITS, ConfigurationError, NoStackFile, load_stack, parse
 from stack.core.digest import Digest
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +123,7 @@ def test_all_mistakes_at_once(directory: Path) -> None:
         ("a: 1\n---\nb: 2", "line 2: only one document is allowed"),
         ("[" * 20 + "]" * 20, "line 1: nested deeper than 12 levels"),
         (b"a: 1\nb: \xff", "line 2: not UTF-8 text"),
-        (b"#" * (LARGEST + 1), f"line 1: larger than {LARGEST} bytes"),
+        (b"#" * (LIMITS.size + 1), f"line 1: larger than {LIMITS.size} bytes"),
         ("a: [" + "1, " * 30_000 + "1]", "line 1: more than 20000 values"),
         ("a: \x00", "line 1: not YAML: special characters are not allowed"),
     ],

@@ -156,6 +156,8 @@ REFUSED = {
     "deep": "prompts: " + "[" * 3000 + "]" * 3000,
     "bomb": "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
     + "".join(f"{c}: &{c} [{','.join(['*' + p] * 10)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)),
+    "anchor": "prompts: &a ['x']\ntests: *a\n",
+    "beyond Unicode": 'prompts: ["\\UFFFFFFFF"]\n',
     "outside": 'prompts: ["a"]\ntests: file://../x.yaml\n',
     "absolute": 'prompts: ["a"]\ntests: file:///etc/passwd.yaml\n',
     "other scheme": 'prompts: ["a"]\ntests: https://example.org/t.yaml\n',

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from stack.registry import load_manifest
 from stack.registry.errors import ManifestInvalid
-from stack.registry.nodes import compose
 from stack.registry.paths import magic_problem, path_problem
 
 GOOD = written.body({"gguf": {"model.gguf": written.gguf()}})
@@ -227,9 +226,3 @@ def test_unreadable_manifests(tmp_path: Path) -> None:
     assert mistakes(tmp_path)[0]["line"] == 0
     (tmp_path / "latin.yaml").write_bytes(b"schema: 1\nname: \xff\n")
     assert mistakes(tmp_path / "latin.yaml") == [{"line": 2, "path": "", "problem": "not UTF-8 text"}]
-
-
-@given(st.binary(max_size=300) | st.text(alphabet="ab:-[]{}&*!|>'\"\n ?,#%0~", max_size=120).map(str.encode))
-def test_any_bytes_give_a_document_or_a_problem(data: bytes) -> None:
-    document = compose(data)
-    assert (document.root is None) != (document.problem is None)
