@@ -76,7 +76,7 @@ class Checkout:
         inherited = {k: v for k, v in os.environ.items() if k not in _MAKE}
         gateway, admin = map(str, self.ports)
         own = {"PYTHONPATH": str(self.root), "STACK_GATEWAY_PORT": gateway, "STACK_ADMIN_PORT": admin}
-        return {**inherited, **own, **dict(self.extra)}
+        return {**inherited, "LC_ALL": "C.UTF-8", **own, **dict(self.extra)}
 
     def run(self, *command: str, limit_s: float = 600.0) -> Done:
         """A command in the copy."""

@@ -88,6 +88,12 @@ def test_first_deploy_promotes_and_says_what_is_true(first: Step) -> None:
         assert said in first.done.out, first.done.text
 
 
+def test_installing_never_looks_like_a_hang(first: Step) -> None:
+    lines = first.done.out.splitlines()
+    assert [line for line in lines if "Install the runtime: llamacpp: Installing collected packages" in line], lines
+    assert len([line for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]) > 30, lines
+
+
 def test_its_evidence_lies_where_it_says(fresh: Checkout, first: Step) -> None:
     assert fresh.home in first.evidence.parents
     body = json.loads((first.evidence / "evidence.json").read_text())
