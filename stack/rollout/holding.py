@@ -75,6 +75,7 @@ class Holding:
             context.check()
             self.clock.sleep(_LOOK_S)
             now = self.clock.monotonic()
+            quality = replay.quality if replay else None  # before the samples: they prove that the gateway was there
             further = self._read(window, state)
             if further is None:
                 if now - seen_at > _BLIND_S:
@@ -84,9 +85,10 @@ class Holding:
             if further.boot_id != window.boot_id:
                 context.tell("evidence", "the gateway restarted: this rung begins anew")
                 window, began, look, last = further, now, 0, Glance()
+                if replay:
+                    replay.forget()
                 continue
             window = further
-            quality = replay.quality if replay else None
             glance = Glance(
                 requests=window.of("candidate").requests,
                 quality=quality,

@@ -36,6 +36,7 @@ class Replay:
         self._slices = ("candidate", "stable") if paired else ("candidate",)
         self._stop = threading.Event()
         self._wanted = threading.Event()
+        self._forgotten = 0
         self.error: str | None = None
         self.quality: Quality | None = None
         self.comparison: Comparison | None = None
@@ -53,6 +54,12 @@ class Replay:
         """Ask for one more pass after the present one."""
         self._wanted.set()
 
+    def forget(self) -> None:
+        """The gateway went away: no pass until now is evidence of a release. One more is made."""
+        self._forgotten += 1
+        self.quality = self.comparison = None
+        self._wanted.set()
+
     def _passes(self) -> None:
         while not self._stop.is_set():
             self._wanted.wait()
@@ -62,6 +69,7 @@ class Replay:
             self._one_pass()
 
     def _one_pass(self) -> None:
+        forgotten = self._forgotten
         runs: dict[str, EvalRun] = {}
         threads = [threading.Thread(target=self._side, args=(name, runs), daemon=True) for name in self._slices]
         for thread in threads:
@@ -70,7 +78,8 @@ class Replay:
             thread.join()
         if self._stop.is_set() or set(runs) != set(self._slices):
             return
-        self._judge(runs)
+        if forgotten == self._forgotten:
+            self._judge(runs)
 
     def _judge(self, runs: dict[str, EvalRun]) -> None:
         thresholds = quality_thresholds(self._settings)

@@ -28,7 +28,8 @@ def routing_table(
     """The table's JSON. ``addresses`` maps a host's name to where its replicas listen.
 
     A service without weights serves nothing and is left out. A replica is a target only while its role has a release
-    of that role: what is not accounted for gets no traffic.
+    of that role: what is not accounted for gets no traffic. A candidate is one only while it has a share: a table that
+    is pushed before that, or never again, must not name it.
     """
     rows = sorted(replicas, key=lambda r: r.id)
     return {
@@ -49,6 +50,7 @@ def _service(
         _target(row, releases[row.release], addresses)
         for row in rows
         if row.slice in ROUTABLE and row.state == "ready" and row.release == roles[row.slice]
+        if row.slice != "candidate" or service.weights.get("candidate")
     ]
     return {"name": service.name, "aliases": [], "weights": dict(service.weights), "targets": targets}
 

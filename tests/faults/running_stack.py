@@ -149,12 +149,12 @@ class RunningStack:
         """Deploy and wait for the end."""
         return self.ended(self.begin(model))
 
-    def ended(self, rollout: str, within_s: float = 240.0) -> Json:
-        """The rollout once it is over or paused, whatever happens to the control plane meanwhile."""
+    def ended(self, rollout: str, also: tuple[str, ...] = ("paused",), within_s: float = 240.0) -> Json:
+        """The rollout once it is over (or ``also``), whatever happens to the control plane meanwhile."""
 
         def over() -> Json | None:
             row = self.row(rollout)
-            return row if row["phase"] in (*ENDED, "paused") else None
+            return row if row["phase"] in (*ENDED, *also) else None
 
         return dict(until(over, within_s))
 
