@@ -2,9 +2,9 @@
 
     python bench/gateway.py [--rounds N] [--requests N] [--streams N]
 
-Same replica, same load, interleaved rounds, the proxies in turn first; CPU time (user + system, to the nanosecond, from
+Same replica, same load, interleaved rounds, the proxies in turn first; CPU time (user + system, in nanoseconds, from
 /proc/PID/task/*/schedstat) of the proxy's whole process tree, so that a busy machine disturbs it less than wall time.
-What a busy machine adds falls on both, but unevenly: the ratio given is the median of the rounds' ratios, beside that of
+What a busy machine adds falls on both, but unevenly: the ratio is the median of the rounds' ratios, beside that of
 the best rounds. nginx has one worker and keeps its connections to the replica; it only passes bytes, while the gateway
 checks the key, parses the body, picks a replica, watches the stream, counts usage. Without nginx (Debian: apt-get
 install nginx-light) only the gateway's own figures are printed.

@@ -68,6 +68,11 @@ def head(status: int, kind: bytes, extra: bytes, framing: bytes, *, keep: bool) 
     )
 
 
+def good(extra: bytes) -> bytes:
+    """The head of a good JSON answer on a connection that stays, up to the number of its ``content-length``."""
+    return b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n%bcontent-length: " % (JSON, extra)
+
+
 def plain(
     status: int, body: bytes, *, keep: bool, kind: bytes = JSON, extra: bytes = b"", bodiless: bool = False
 ) -> bytes:

@@ -24,9 +24,11 @@ HEADERS_READ = frozenset(
     (b"authorization", b"content-length", b"transfer-encoding", b"host", b"x-stack-slice", b"expect", b"traceparent",
      b"x-request-id")
 )  # fmt: skip
+LENGTHS_READ = frozenset(map(len, HEADERS_READ))
 UNKNOWN_BODY = 65_536  # what is read of a body whose sender has no key
 QUEUE_MAX = 16
 LINGER_S = 2.0
+UNSET = -1.0  # idle since less than a tick: the next one sets the deadline, so that answers don't ask for the time
 
 
 class Request:
@@ -42,7 +44,7 @@ class Request:
         self.method = b""
         self.authorization: bytes | None = None
         self.pin: bytes | None = None
-        self.declared: bytes | None = None
+        self.declared: int | None = None
         self.codings = self.headers = self.hosts = self.size = 0
         self.parts: list[bytes] = []
         self.problem: Problem | None = None
@@ -59,8 +61,9 @@ class Downstream(asyncio.Protocol):
     """One connection from a client."""
 
     __slots__ = (
-        "core", "deadline", "exchange", "fed", "fresh", "full", "handle", "lingering", "open", "parser", "phase",
-        "queue", "raw", "registry", "request", "serving", "slow", "stopped", "transport", "turning",
+        "core", "deadline", "exchange", "fed", "fresh", "full", "handle", "keys", "known", "lingering", "open",
+        "parser", "phase", "queue", "raw", "registry", "request", "said", "serving", "slow", "stopped", "transport",
+        "turning",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -73,6 +76,8 @@ class Downstream(asyncio.Protocol):
         self.request: Request | None = None
         self.serving: Request | None = None
         self.queue: deque[Request] = deque()
+        self.said, self.keys = b"", core.keys
+        self.known: Key | None = None
         self.open = self.slow = self.full = self.stopped = self.lingering = self.turning = False
         self.phase, self.fed, self.raw, self.fresh = "idle", 0, 0, True
 
@@ -101,7 +106,7 @@ class Downstream(asyncio.Protocol):
             self._unreadable()
         if self.request is not None and not self.stopped:
             self._measure(self.request, len(data))
-        elif len(self.queue) > QUEUE_MAX and not self.full:
+        if len(self.queue) > QUEUE_MAX and not self.full:  # also in the middle of a request
             self.full = True
             self.transport.pause_reading()
         self._turn()
@@ -144,23 +149,23 @@ class Downstream(asyncio.Protocol):
         self.fed += len(name) + len(value) + 4
         if request.headers > HEADERS_MAX or self.fed > self.core.limits.max_head:
             self._stop(answers.HEAD_TOO_LARGE)
-        name = name.lower()
-        if name not in HEADERS_READ or request.ready:  # a trailer is counted, never believed
+        if len(name) not in LENGTHS_READ or request.ready:  # a trailer is counted, never believed
             return
-        if name == b"authorization":
+        name = name.lower()
+        if name == b"host":
+            request.hosts += 1
+        elif name == b"authorization":
             if request.authorization is not None:
                 self._stop(answers.MALFORMED)
             request.authorization = value
         elif name == b"content-length":
             if request.declared is not None or not value.isdigit() or len(value) > 18:
                 self._stop(answers.BAD_FRAMING)
-            request.declared = value
+            request.declared = int(value)
         elif name == b"transfer-encoding":
             request.codings += 1
             if value.strip().lower() != b"chunked":
                 self._stop(answers.BAD_FRAMING)
-        elif name == b"host":
-            request.hosts += 1
         elif name == b"x-stack-slice":
             request.pin = value
         elif name == b"expect":
@@ -172,29 +177,31 @@ class Downstream(asyncio.Protocol):
         request = self.request
         if request is None:
             return
+        parser = self.parser
         request.ready = True
-        request.method = self.parser.get_method()
-        request.http10 = self.parser.get_http_version() != "1.1"
-        request.keep = self.parser.should_keep_alive() and not request.http10
+        request.method = parser.get_method()
+        request.http10 = parser.get_http_version() != "1.1"
+        request.keep = parser.should_keep_alive() and not request.http10
         if request.authorization is not None:
-            request.key = self.core.key(request.authorization)
-        if request.codings > 1 or (request.codings and (request.declared is not None or request.http10)):
+            request.key = self._key(request.authorization)
+        if request.codings and (request.codings > 1 or request.declared is not None or request.http10):
             self._stop(answers.BAD_FRAMING)
-        if request.hosts > 1 or (request.hosts == 0 and not request.http10):
+        if request.hosts != 1 and (request.hosts > 1 or not request.http10):
             self._stop(answers.BAD_HOST)
-        if self.parser.should_upgrade():  # the parser would skip the body
+        if parser.should_upgrade():  # the parser would skip the body
             self._stop(answers.NO_UPGRADE)
         if request.declared is not None:
-            self._check_size(request, int(request.declared))
+            self._check_size(request, request.declared)
         if request.expects and self.serving is None and not self.queue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         request = self.request
         if request is not None:
-            request.size += len(body)
-            self._check_size(request, request.size)
             request.parts.append(body)
+            if request.declared is None:
+                request.size += len(body)
+                self._check_size(request, request.size)
 
     def on_message_complete(self) -> None:
         request, self.request = self.request, None
@@ -202,6 +209,13 @@ class Downstream(asyncio.Protocol):
         if request is not None:
             self.phase = "idle"
             self.queue.append(request)
+
+    def _key(self, authorization: bytes) -> Key | None:
+        """The key; a connection that says the same again, under the same table, is not hashed again."""
+        core = self.core
+        if authorization != self.said or core.keys is not self.keys:
+            self.known, self.said, self.keys = core.key(authorization), authorization, core.keys
+        return self.known
 
     def _check_size(self, request: Request, size: int) -> None:
         if size > self.core.limits.max_body:
@@ -250,6 +264,7 @@ class Downstream(asyncio.Protocol):
         self.turning = False
         if self.full and len(self.queue) <= QUEUE_MAX and self.open:
             self.full = False
+            self.phase, self.deadline = "", UNSET  # we made the client wait: what it owes begins anew
             self.transport.resume_reading()
 
     def write(self, data: bytes) -> None:
@@ -284,9 +299,10 @@ class Downstream(asyncio.Protocol):
         elif not (whole and keep):
             self._close()
         else:
-            if self.phase == "idle":
-                self.deadline = self.core.now() + self.core.limits.idle_timeout_s
-            self._turn()
+            if self.request is None:
+                self.deadline = UNSET
+            if self.queue or self.full:
+                self._turn()
 
     def _linger(self) -> None:
         """Let the client read the refusal before the connection goes: closing on unread bytes could destroy it."""
@@ -311,6 +327,8 @@ class Downstream(asyncio.Protocol):
         """Time has passed: end what takes too long."""
         if self.exchange is not None:
             self.exchange.tick(now)
+        elif self.deadline == UNSET:
+            self.deadline = now + self.core.limits.idle_timeout_s
         elif now >= self.deadline and self.serving is None:
             if self.stopped or self.slow:
                 self.transport.abort()

@@ -28,6 +28,8 @@ from stack.gateway.usage import TAIL, WHOLE, StreamWatch, Usage, read_answer, re
 
 HOLD = 1 << 20
 CONNECT_S = 2.0
+_HEAD = b"POST %b HTTP/1.1\r\nhost: replica\r\ncontent-type: application/json\r\naccept: %b\r\n"
+_HEAD += b"%bcontent-length: %d\r\n\r\n%b"
 RETRIED = frozenset((429, 500, 502, 503, 504))
 EVENTS = b"text/event-stream"
 _LAST_WORDS = {"timeout": answers.UPSTREAM_TIMEOUT, "busy": answers.UPSTREAM_BUSY}
@@ -157,11 +159,8 @@ class Exchange:
         completion = self.completion
         first, rest = completion.body_for(self.target.served_model)
         kind = EVENTS if completion.stream else JSON
-        head = b"POST %s HTTP/1.1\r\nhost: replica\r\ncontent-type: application/json\r\naccept: %s\r\n%s" % (
-            self.path, kind, self.extra,
-        )  # fmt: skip
         self.up = up
-        up.begin(self, (head + b"content-length: %d\r\n\r\n" % (len(first) + len(rest)) + first, rest))
+        up.begin(self, _HEAD % (self.path, kind, self.extra, len(first) + len(rest), first), rest)
 
     def _fail(self, outcome: str, status: int = BROKEN) -> None:
         """This attempt gave nothing that counts: on to the next, or tell the client."""
@@ -204,18 +203,20 @@ class Exchange:
             self._fail("busy", status)
             return
         wanted = EVENTS if status == 200 and self.completion.stream else JSON
-        kind = next((v for k, v in up.headers if k == b"content-type"), b"")
-        if kind.partition(b";")[0].strip().lower() != wanted or not (status == 200 or status >= 400):
+        kind = up.kind if up.kind == wanted else up.kind.partition(b";")[0].strip().lower()
+        if kind != wanted or not (status == 200 or status >= 400):
             self._fail("busy" if status in RETRIED else "bad_answer", status if status in RETRIED else BROKEN)
             return
         if wanted is EVENTS:
             self.watch = StreamWatch(drop_usage=self.completion.added_usage)
             self.mode = Exchange._stream
+            self._stream(up)
+        elif up.done:
+            self._judge(up, self._take(up))
         else:
-            if not up.done:
-                self.deadline = self.core.now() + self.core.limits.stall_timeout_s
+            self.deadline = self.core.now() + self.core.limits.stall_timeout_s
             self.mode = Exchange._hold
-        self.mode(self, up)
+            self._hold(up)
 
     def _hold(self, up: Upstream) -> None:
         body = self._take(up)
@@ -231,17 +232,19 @@ class Exchange:
             self._chunk(up, body)
 
     def _judge(self, up: Upstream, body: bytes) -> None:
-        status, usage = up.status, None
+        status, usage, client = up.status, None, self.client
         if status == 200:
-            reading = read_answer(body)
-            usage = reading.usage
-            if not reading.sound or reading.model not in (None, self.target.served_model):
-                self._fail("wrong_model" if reading.sound else "bad_answer")
+            sound, model, usage = read_answer(body)
+            if not sound or (model is not None and model != self.target.served_model):
+                self._fail("wrong_model" if sound else "bad_answer")
                 return
         self._settle(up, status, usage)
-        keep = self.client.keeps()
-        self.client.write(answers.plain(status, body, keep=keep, extra=self._stamp(up)))
-        self.client.finished()
+        keep = client.keeps()
+        if status == 200 and keep and not up.extra:  # as nearly every answer
+            client.write(b"%b%d\r\n\r\n%b" % (up.pool.good, len(body), body))
+        else:
+            client.write(answers.plain(status, body, keep=keep, extra=up.pool.stamp + up.extra))
+        client.finished()
 
     def _settle(self, up: Upstream, status: int, usage: Usage | None) -> None:
         """The replica has done its part: book it, give the connection back."""
@@ -321,13 +324,6 @@ class Exchange:
         parts, up.parts = up.parts, []
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _stamp(self, up: Upstream) -> bytes:
-        extra = up.pool.stamp
-        for name, value in up.headers:
-            if name != b"content-type":
-                extra += b"%s: %s\r\n" % (name, value)
-        return extra
-
     def _begin_chunks(self, up: Upstream) -> None:
         self.started = True
         self.deadline = self.core.now() + self.core.limits.stall_timeout_s
@@ -335,7 +331,8 @@ class Exchange:
         framing = b"" if self.client.http10 else b"transfer-encoding: chunked\r\n"
         if self.completion.stream:
             framing += b"cache-control: no-cache\r\n"
-        self.client.write(answers.head(up.status, kind, self._stamp(up), framing, keep=self.client.keeps()))
+        extra = up.pool.stamp + up.extra
+        self.client.write(answers.head(up.status, kind, extra, framing, keep=self.client.keeps()))
 
     def _framed(self, data: bytes) -> bytes:
         return data if self.client.http10 else b"%x\r\n%b\r\n" % (len(data), data)

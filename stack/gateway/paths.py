@@ -17,7 +17,9 @@ _MODELS = b"/v1/models"
 
 def handle(client: Downstream, request: Request) -> None:
     """Answer one well-formed request."""
-    path = request.path.partition(b"?")[0]
+    path = request.path
+    if b"?" in path:
+        path = path.partition(b"?")[0]
     if path in COMPLETIONS:
         _complete(client, request, path)
     elif path in _OPEN or path == _MODELS or path.startswith(_MODELS + b"/"):

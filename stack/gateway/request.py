@@ -47,14 +47,12 @@ def read_completion(body: bytes) -> Completion:
         raise BadRequest(NOT_JSON) from error
     if not isinstance(document, dict):
         raise BadRequest(NOT_JSON)
-    if "model" not in document:
-        raise BadRequest(NO_MODEL)
-    model = document.pop("model")
+    model = document.pop("model", document)  # a value that no JSON has: the field is missing
     if not isinstance(model, str):
-        raise BadRequest(MODEL_NOT_TEXT)
+        raise BadRequest(NO_MODEL if model is document else MODEL_NOT_TEXT)
     stream = document.get("stream") is True
     added = stream and _ask_for_usage(document)
-    return Completion(model=model, stream=stream, added_usage=added, rest=orjson.dumps(document))
+    return Completion(model, stream, added, orjson.dumps(document))
 
 
 def _ask_for_usage(document: dict[str, Any]) -> bool:

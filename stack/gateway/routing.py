@@ -67,13 +67,14 @@ def pick(
 
 def slice_for(route: Route, roll: float) -> Slice | None:
     """The slice that this roll of the dice falls in."""
-    if not route.cumulative:
-        return None
-    point = roll * route.cumulative[-1][0]
-    for upper, name in route.cumulative:
+    steps = route.cumulative
+    if len(steps) <= 1:
+        return steps[0][1] if steps else None
+    point = roll * steps[-1][0]
+    for upper, name in steps:
         if point < upper:
             return name
-    return route.cumulative[-1][1]
+    return steps[-1][1]
 
 
 def _arrange(

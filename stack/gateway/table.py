@@ -38,6 +38,10 @@ class Target:
     port: int
     served_model: str
 
+    def __hash__(self) -> int:
+        """Of the id alone, which one table has once: every request looks its target up."""
+        return hash(self.id)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Service:

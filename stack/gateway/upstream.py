@@ -12,19 +12,21 @@ from typing import Protocol
 
 import httptools
 
+from stack.gateway import answers
 from stack.gateway.table import Target
 
 IDLE_MAX = 256
 SMALL = 65_536
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
-FORWARDED = frozenset((b"content-type", b"retry-after", b"x-request-id"))
+FORWARDED = frozenset((b"retry-after", b"x-request-id"))
+READ = frozenset(len(n) for n in (*FRAMING, *FORWARDED, b"content-type"))
 
 
 class Exchange(Protocol):
     """What an upstream connection talks to."""
 
     def up_data(self, up: Upstream) -> None:
-        """Something arrived: look at ``status``, ``headers``, ``parts`` and ``done``."""
+        """Something arrived: look at ``status``, ``kind``, ``extra``, ``parts`` and ``done``."""
 
     def up_lost(self, up: Upstream, reason: str) -> None:
         """The connection is gone (or spoke no HTTP); ``up.done`` is True if its end was the body's end."""
@@ -33,7 +35,7 @@ class Exchange(Protocol):
 class Pool:
     """The idle connections to one replica."""
 
-    __slots__ = ("closed", "host", "idle", "port", "stamp")
+    __slots__ = ("closed", "good", "host", "idle", "port", "stamp")
 
     def __init__(self, target: Target) -> None:
         self.host, self.port = target.host, target.port
@@ -41,6 +43,7 @@ class Pool:
         self.closed = False
         self.stamp = f"x-stack-release: {target.release}\r\nx-stack-slice: {target.slice}\r\n".encode()
         self.stamp += f"x-stack-replica: {target.id}\r\n".encode()
+        self.good = answers.good(self.stamp)
 
     async def connect(self, within_s: float) -> Upstream:
         """A fresh connection, or OSError (TimeoutError included)."""
@@ -79,7 +82,7 @@ class Upstream(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "alive", "done", "exchange", "framed", "headers", "keep", "parser", "parts", "paused", "pool", "ready",
+        "alive", "done", "exchange", "extra", "framed", "keep", "kind", "parser", "parts", "paused", "pool", "ready",
         "reused", "status", "transport",
     )  # fmt: skip
 
@@ -89,32 +92,32 @@ class Upstream(asyncio.Protocol):
         self.pool = pool
         self.exchange: Exchange | None = None
         self.alive = self.reused = self.paused = False
-        self._reset()
-
-    def _reset(self) -> None:
+        self.ready = self.done = self.framed = self.keep = False
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.kind = self.extra = b""
         self.parts: list[bytes] = []
-        self.ready = self.done = self.framed = False
-        self.keep = True
 
     # -- the exchange's side
-    def begin(self, exchange: Exchange, payload: tuple[bytes, ...]) -> None:
-        """Send a request for this exchange."""
+    def begin(self, exchange: Exchange, first: bytes, rest: bytes) -> None:
+        """Send a request, in two parts, for this exchange."""
         self.exchange = exchange
-        self._reset()
-        if len(payload[-1]) < SMALL:  # one buffer is written at once, several take a turn of the loop
-            self.transport.write(b"".join(payload))
+        self.status = 0
+        self.kind = self.extra = b""
+        self.parts = []
+        self.ready = self.done = self.framed = False
+        self.keep = True
+        if len(rest) < SMALL:  # one buffer costs less than two, unless it must be copied
+            self.transport.write(first + rest)
         else:
-            self.transport.writelines(payload)
+            self.transport.writelines((first, rest))
 
     def release(self) -> None:
         """The answer is complete: back into the pool, if the connection is good for another."""
         self.exchange = None
-        self.resume()
+        if self.paused:
+            self.resume()
         if self.keep and self.alive and self.done:
             self.reused = True
-            self.parts = []
             self.pool.give(self)
         else:
             self.close()
@@ -179,13 +182,15 @@ class Upstream(asyncio.Protocol):
             self.keep = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.done:
+        if len(name) not in READ or self.ready:  # of no interest; a trailer, or a second answer
             return
         name = name.lower()
-        if name in FORWARDED:
-            self.headers.append((name, value))
-        elif name in FRAMING:
+        if name in FRAMING:
             self.framed = True
+        elif name == b"content-type":
+            self.kind = self.kind or value
+        elif name in FORWARDED:
+            self.extra += b"%s: %s\r\n" % (name, value)
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
@@ -203,5 +208,5 @@ class Upstream(asyncio.Protocol):
         if self.ready:
             self.done = True
         else:  # 1xx
-            self.headers = []
+            self.kind = self.extra = b""
             self.framed = False

@@ -35,7 +35,7 @@ class Usage(NamedTuple):
             return None
         prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens", 0)
         if type(prompt) is int and type(completion) is int and prompt >= 0 and completion >= 0:
-            return cls(prompt=prompt, completion=completion)
+            return cls(prompt, completion)
         return None
 
 
@@ -58,14 +58,12 @@ def read_answer(body: bytes) -> Reading:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return NONSENSE
-    if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
+    if not isinstance(document, dict):
         return NONSENSE
-    model = document.get("model")
-    return Reading(
-        sound=bool(document["choices"]),
-        model=model if isinstance(model, str) else None,
-        usage=Usage.read(document.get("usage")),
-    )
+    choices, model = document.get("choices"), document.get("model")
+    if not isinstance(choices, list):
+        return NONSENSE
+    return Reading(bool(choices), model if isinstance(model, str) else None, Usage.read(document.get("usage")))
 
 
 def read_ends(first: bytes, tail: bytes) -> Reading:
