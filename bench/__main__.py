@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("what", nargs="?", choices=(*BENCHES, "all"), default="all")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller rounds: does it work, roughly how fast")
+    parser.add_argument("--out", type=Path, default=OUT, help="where JSON is kept (bench/out)")
     given = parser.parse_args(argv)
     run: dict[str, Callable[[], Report]] = {
         "registry": lambda: registry(quick=given.quick),
@@ -46,13 +47,13 @@ def main(argv: list[str] | None = None) -> int:
             failed += 1
             continue
         after = machine()
-        report.keep({"before": before, "after": after})
+        report.keep(given.out, {"before": before, "after": after})
         figures += report.figures
         lines += [*report.lines, _doing(name, before, after)]
     print("\n".join(lines))
     print()
     print(table(figures))
-    print(f"\nkept in {OUT.relative_to(ROOT)}/")
+    print(f"\nkept in {given.out}")
     return 1 if failed else 0
 
 

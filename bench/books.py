@@ -11,7 +11,7 @@ from bench.stage import BenchFailed
 from stack.evals.stats import clopper_pearson, quantile_interval
 from stack.gateway.control import GatewayControl
 from stack.rollout.evidence import Window, extended, opened
-from stack.rollout.verdict import Limits, judge
+from stack.rollout.verdict import Limits, breached
 
 EVERY_S = 0.02
 
@@ -42,22 +42,13 @@ class Books:
                 return at
         raise BenchFailed("the books show no bad answer")
 
-    def first_proof(self, replica: str, limits: Limits, look: int) -> float:
-        """When they first proved a breach to ``judge``, at the confidence of that look."""
+    def first_proof(self, replica: str, limits: Limits) -> float | None:
+        """When they first proved a breach to the product's own ``breached``; None if they never did."""
         for at, window in self._windows(replica):
-            found = judge(
-                window.of("candidate"),
-                None,
-                None,
-                limits,
-                elapsed=0.0,
-                look=look,
-                rate_interval=clopper_pearson,
-                quantile_interval=quantile_interval,
-            )
-            if found.final and found.verdict == "ROLLBACK":
+            candidate = window.of("candidate")
+            if breached(candidate, limits, look=1, rate_interval=clopper_pearson, quantile_interval=quantile_interval):
                 return at
-        raise BenchFailed("the books do not prove the breach")
+        return None
 
     def _windows(self, replica: str) -> Iterable[tuple[float, Window]]:
         window = self._begin

@@ -8,9 +8,9 @@ The moments of one round:
 
 - *broken*: the candidate was told to fail, and acknowledged that.
 - *first bad*: the gateway's books first show a failed answer of the candidate, or one slower than the limit.
-- *breach observed*: the books first hold enough to prove the breach at the confidence of the look that decided. Found
-  afterwards: the bench reads the books every 20 ms, and asks the product's own ``judge`` about each reading with the
-  number of the look that really decided. So the time until the product looks is counted.
+- *breach observed*: the books first hold enough to prove the breach. Found afterwards: the bench reads the books every
+  20 ms and asks the product's own ``breached`` about each reading, so the time until the product looks is counted. The
+  verdict itself, should it come first (it may rest on the comparison with stable, or on the replay).
 - *verdict*: the rollout's verdict event.
 - *0 %*: the event after the gateway acknowledged the table in which the candidate has no weight. The bench then asks
   the gateway which table it routes by, and refuses the round if the candidate is in it.
@@ -21,6 +21,7 @@ Targeted is *breach observed* -> *0 %*, p95.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -51,7 +52,7 @@ FAULTS = (
     {"fault": "close"},
     {"fault": "slow", "delay": 2 * LIMIT_S},
 )
-HEALTHY_S = 1.0
+HEALTHY_S = (0.5, 4.0)  # while the replay still runs, and after it, when there are many good answers already
 PATIENCE_S = 60.0
 SUITE = {
     "prompts": ["{{prompt}}"],
@@ -98,18 +99,24 @@ def measure(*, rounds: int) -> Report:
         _deploy_first(place, home, where, door)
         load = held.enter_context(_load(where))
         with _operator(place, STACK, home, where, door) as operator:
-            seen = [_round(operator, home, door, FAULTS[number % len(FAULTS)]) for number in range(rounds)]
+            seen = [
+                _round(operator, home, door, FAULTS[number % len(FAULTS)], HEALTHY_S[number % len(HEALTHY_S)])
+                for number in range(rounds)
+            ]
         clients = _stop(load)
     return Report(bench="breach", figures=_figures(seen, clients), details={"rounds": seen, "clients": clients})
 
 
-def _round(operator: StackOperator, home: Home, door: StandInDoor, fault: dict[str, Any]) -> dict[str, Any]:
+def _round(
+    operator: StackOperator, home: Home, door: StandInDoor, fault: dict[str, Any], healthy_s: float
+) -> dict[str, Any]:
     begun = operator.deploy({"model": str(ROOT / "models/tiny-1.1.yaml"), "actor": "bench"})
     rollout = str(begun["rollout"])
     events = Events(operator, rollout)
     events.wait(lambda e: e["text"].startswith("holding"))
+    newest = door.newest
     with Books(GatewayControl(home.gateway_socket)) as books:
-        time.sleep(HEALTHY_S)
+        time.sleep(healthy_s)
         broken = door.break_newest(fault)
         events.wait_closed()
     verdict = events.first("verdict")
@@ -119,11 +126,12 @@ def _round(operator: StackOperator, home: Home, door: StandInDoor, fault: dict[s
     if evidence["verdict"] != "ROLLBACK":
         raise BenchFailed(f"the candidate was broken, the verdict is {evidence['verdict']}: {evidence['reason']}")
     limits = limits_of(next(iter(operator.settings.services.values())))
-    proved = books.first_proof(door.newest, limits, int(evidence["look"]))
-    first_bad = books.first_bad(door.newest, LIMIT_S)
+    proved = min(books.first_proof(newest, limits) or math.inf, moment(verdict["at"]))
+    first_bad = books.first_bad(newest, LIMIT_S)
     end = moment(zero["at"])
     result = {
         "fault": fault["fault"],
+        "healthy_s": healthy_s,
         "reason": evidence["reason"],
         "look": evidence["look"],
         "broken_to_first_bad": first_bad - broken,
@@ -132,7 +140,11 @@ def _round(operator: StackOperator, home: Home, door: StandInDoor, fault: dict[s
         "observed_to_verdict": moment(verdict["at"]) - proved,
         "verdict_to_zero": end - moment(verdict["at"]),
     }
-    print(f"breach by {fault['fault']}: 0 % after {result['observed_to_zero']:.2f} s", file=sys.stderr, flush=True)
+    print(
+        f"breach by {fault['fault']} after {healthy_s:g} s: 0 % after {result['observed_to_zero']:.2f} s",
+        file=sys.stderr,
+        flush=True,
+    )
     return result
 
 

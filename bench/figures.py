@@ -60,10 +60,10 @@ class Report:
     details: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
-    def keep(self, machine: Mapping[str, Any]) -> Path:
-        """Write ``bench/out/<bench>.figures.json``."""
-        OUT.mkdir(parents=True, exist_ok=True)
-        path = OUT / f"{self.bench}.figures.json"
+    def keep(self, out: Path, machine: Mapping[str, Any]) -> Path:
+        """Write ``<out>/<bench>.figures.json``."""
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / f"{self.bench}.figures.json"
         figures = [figure.to_json() for figure in self.figures]
         body = {"bench": self.bench, "machine": dict(machine), "figures": figures, "details": dict(self.details)}
         path.write_text(json.dumps(body, indent=1) + "\n")

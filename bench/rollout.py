@@ -151,7 +151,7 @@ def measure(*, quick: bool) -> Report:
         first_phases = {**inside.phases, "command line": outside(ran, inside)}
         for _ in range(rounds):
             one_round(where, found)
-    breaches = breach.measure(rounds=4 if quick else 24)
+    breaches = breach.measure(rounds=2 if quick else 20)
     details: dict[str, Any] = {"first": first_phases, "canaries": found.phases, "breaches": breaches.details}
     figures = (*_figures(found), *breaches.figures)
     lines = (*breakdown("first release 1.0", [first_phases]), *breakdown("canary 1.0 -> 1.1", found.phases))

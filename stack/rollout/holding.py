@@ -16,12 +16,13 @@ from stack.core.names import ServiceName
 from stack.evals.stats import clopper_pearson, quantile_interval
 from stack.gateway.control import GatewayControl
 from stack.gateway.errors import GatewayUnavailable
+from stack.gateway.health import THRESHOLD
 from stack.rollout.evidence import Window, extended, opened
 from stack.rollout.gates import GatewayAccess
 from stack.rollout.machine import Failed, Judged, Observation
 from stack.rollout.replay import Replay
 from stack.rollout.state import RolloutState, Verdict
-from stack.rollout.verdict import Judgement, Limits, Quality, breached, judge
+from stack.rollout.verdict import Judgement, Limits, Observed, Quality, breached, judge
 from stack.rollout.worker import Context
 from stack.store.store import Store
 
@@ -47,6 +48,12 @@ def worth_a_look(last: Glance, now: Glance) -> bool:
     return now.over or grown or now.quality is not last.quality or now.ripe is not last.ripe
 
 
+def in_doubt(before: Observed, now: Observed) -> bool:
+    """Whether the candidate has just failed so often that the gateway asks it last: then only the replay, which is
+    pinned to it, still brings evidence, and soon."""
+    return now.errors - before.errors >= THRESHOLD
+
+
 @dataclass(frozen=True, kw_only=True)
 class Holding:
     """The effect of HOLDING."""
@@ -70,7 +77,7 @@ class Holding:
     def _watch(self, state: RolloutState, context: Context, limits: Limits, replay: Replay | None) -> Observation:
         window = opened(self.control.samples())
         began = seen_at = self.clock.monotonic()
-        look, last = 0, Glance()
+        look, last, doubted = 0, Glance(), Observed()
         while True:
             context.check()
             self.clock.sleep(_LOOK_S)
@@ -84,7 +91,7 @@ class Holding:
             seen_at = now
             if further.boot_id != window.boot_id:
                 context.tell("evidence", "the gateway restarted: this rung begins anew")
-                window, began, look, last = further, now, 0, Glance()
+                window, began, look, last, doubted = further, now, 0, Glance(), Observed()
                 if replay:
                     replay.forget()
                 continue
@@ -99,6 +106,9 @@ class Holding:
                 breach = self._breached(window, limits, max(look, 1))
                 if breach:
                     return self._decided(state, context, breach, replay)
+                if replay and in_doubt(doubted, window.of("candidate")):
+                    doubted = window.of("candidate")
+                    replay.again()
                 continue
             last, look = glance, look + 1
             judgement = self._judge(window, state, quality, limits, now - began, look)
