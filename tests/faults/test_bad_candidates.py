@@ -24,7 +24,7 @@ AT_ONCE = {
     "no-done": r"warm-up .*without \[DONE\]",
     "error-event": r"warm-up .*the stream broke",
     "garbage-text": r"smoke on .*prompts failed",
-    "slow": r"warm-up .*(no complete answer|time for the whole)",
+    "slow": r"no complete answer within|the time for the whole warm-up is over",
 }
 # fault after as many healthy answers as it takes to get traffic
 UNDER_TRAFFIC = {
@@ -53,7 +53,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInStack]:
 
 @pytest.mark.parametrize("fault", AT_ONCE)
 def test_refused_before_any_traffic(stack: StandInStack, fault: str, counted: Callable[[str], None]) -> None:
-    over = stack.deploy("1.1", "--fault", fault, "--delay", "4")
+    over = stack.deploy("1.1", "--fault", fault, "--delay", "2.5")
     _rolled_back(stack, over, AT_ONCE[fault])
     assert stack.weights_seen(str(over["id"])) == [0]
     counted(f"bad candidate, {fault} from the start: never got traffic; {_short(over)}")

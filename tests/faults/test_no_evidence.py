@@ -27,7 +27,7 @@ def test_no_traffic_and_no_replay_pauses_and_never_promotes(
             assert "0 of 40 requests" in state["reason"]
             assert "no eval evidence" in state["reason"]
             stack.operator.resume(rollout, "test")
-            until(lambda: len(stack.told(rollout, "verdict")) > paused)
+            until(lambda: len(stack.told(rollout, "verdict")) > paused)  # noqa: B023 - called at once
         until(lambda: stack.phase(rollout) == "paused")
         stack.operator.abort(rollout, "no evidence", "test")
         over = stack.files.ended(rollout, also=())
