@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import socket
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
-from .conftest import KEY, FaultyReplica, Gateway, until
+from .conftest import KEY, FaultyReplica, Gateway, sha, until
 
 Start = Callable[..., FaultyReplica]
 BODY = json.dumps({"model": "tiny", "messages": []}).encode()
@@ -157,6 +159,27 @@ def test_expect_100_continue(gateway: Gateway, one: FaultyReplica) -> None:
         assert wire.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         wire.sendall(BODY)
         assert wire.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_key_is_judged_anew_on_the_same_connection(gateway: Gateway, replica: Start) -> None:
+    only = replica()
+    limits = {"idle_timeout_s": 60}
+    other = {"id": "other", "sha256": sha("sk-other"), "models": None, "may_pin": False}
+
+    def say(key: str) -> int:
+        wire.request("POST", "/v1/chat/completions", BODY, {"authorization": f"Bearer {key}"})
+        got = wire.getresponse()
+        got.read()
+        return got.status
+
+    wire = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+    with closing(wire):
+        gateway.put([only.target("r1")], limits=limits)
+        assert [say(KEY), say(KEY), say("sk-other"), say(KEY)] == [200, 200, 401, 200]
+        before = wire.sock
+        gateway.put([only.target("r1")], limits=limits, keys=[other])
+        assert [say(KEY), say("sk-other"), say(KEY)] == [401, 200, 401]
+        assert before is not None and wire.sock is before
 
 
 def test_an_upgrade_is_not_followed(gateway: Gateway, one: FaultyReplica) -> None:
