@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stack.core.strict_json import NotJson, find_json, parse_json
+from stack.evals.answer import Answer
 from stack.evals.bounded_regex import TooSlow, search
-from stack.evals.reply import Answer
 from stack.evals.schema import schema_problems, violations
-from stack.evals.strict_json import NotJson, find_json, parse_json
 from stack.evals.suite import Assertion, Case
 
 

@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeGuard
 
+from stack.core.strict_json import NotJson, parse_json
 from stack.evals.problems import Path, Problems
-from stack.evals.strict_json import NotJson, parse_json
 from stack.evals.suite import Assertion, Case, Options
 from stack.evals.template import BadTemplate, fill_all
 from stack.evals.vocabulary import KINDS, split_type, type_problem

@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
+from stack.core.chat_answer import parse_reply, parse_stream
 from stack.core.clock import Clock
-from stack.evals.reply import Answer, parse_reply, parse_stream
+from stack.evals.answer import Answer
 from stack.evals.suite import Case
 
 MAX_ANSWER = 4 << 20
@@ -104,7 +105,7 @@ class Asker:
             text = b"".join(chunk for _, chunk in arrived)[:300].decode("utf-8", "replace")
             return Answer(error=f"HTTP {response.status_code}: {text}", **facts)
         parsed = parse_stream(arrived) if stream else parse_reply(b"".join(chunk for _, chunk in arrived))
-        return parsed.finish(expected_model=self._endpoint.expected_model, **facts)
+        return Answer.of(parsed, expected_model=self._endpoint.expected_model, **facts)
 
 
 def _client(endpoint: Endpoint, tls: ssl.SSLContext, connections: int, *, kept: int) -> httpx.Client:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from stack.core.clock import Clock, stamp
 from stack.core.errors import InvalidInput
+from stack.evals.answer import Answer
 from stack.evals.assertions import judge
 from stack.evals.endpoint import Asker, Endpoint
-from stack.evals.reply import Answer
 from stack.evals.samples import EvalRun, Sample
 from stack.evals.suite import Case, Suite
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ from stack.core.canonical import canonical
 from stack.core.digest import Digest
 from stack.core.errors import InvalidInput
 from stack.core.release import Artifact, ArtifactFormat, FileEntry, ModelVersion
+from stack.core.strict_json import NotJson, parse_json
 from stack.registry.manifest import FORMATS, Manifest, name_problem, version_problem
 from stack.registry.paths import path_problem
 
@@ -93,8 +93,8 @@ def decode_record(data: bytes) -> Record:
 
 def _parse(data: bytes) -> Any:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data, unique=True)
+    except NotJson as error:
         raise BadRecord("it is not JSON") from error
 
 

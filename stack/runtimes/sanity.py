@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from stack.runtimes.wire import Reply, parse_json
+from stack.core.chat_answer import ChatAnswer, parse_reply, parse_stream
+from stack.core.strict_json import NotJson, parse_json
+from stack.runtimes.wire import Reply
 
 FINISHED = ("stop", "length")
 
@@ -37,7 +38,10 @@ def listing_problem(reply: Reply, expected: str) -> str | None:
     """Of the model list: it must name exactly the expected model."""
     if reply.error or reply.status != 200:
         return reply.error or f"HTTP {reply.status}"
-    body = parse_json(reply.body)
+    try:
+        body = parse_json(reply.body)
+    except NotJson:
+        body = None
     rows = body.get("data") if isinstance(body, dict) else None
     if not isinstance(rows, list):
         return "the model list is not one"
@@ -49,70 +53,40 @@ def listing_problem(reply: Reply, expected: str) -> str | None:
 
 def completion_problem(reply: Reply, expected: str) -> str | None:
     """Of a chat completion."""
-    if reply.error or reply.status != 200:
-        return reply.error or f"HTTP {reply.status}: {reply.body[:120].decode('utf-8', 'replace')}"
-    body = parse_json(reply.body)
-    try:
-        choice = body["choices"][0]
-        text, finish, model = choice["message"]["content"], choice["finish_reason"], body["model"]
-    except (KeyError, IndexError, TypeError):
-        return "200, but not a chat completion"
-    return _answer_problem(text, finish, model, expected)
+    return _refusal(reply) or _answer_problem(parse_reply(reply.body), expected)
 
 
 def read_stream(reply: Reply, expected: str) -> Streamed:
     """Of a streamed chat completion, with the time of its first text."""
+    if refused := _refusal(reply):
+        return Streamed(problem=refused)
+    answer = parse_stream(reply.chunks)
+    tokens = (answer.usage or {}).get("prompt_tokens")
+    return Streamed(
+        problem=_answer_problem(answer, expected),
+        ttft_s=answer.ttft_s,
+        total_s=reply.chunks[-1][0] if reply.chunks else None,
+        pieces=answer.pieces,
+        prompt_tokens=tokens,
+    )
+
+
+def _refusal(reply: Reply) -> str | None:
     if reply.error or reply.status != 200:
-        return Streamed(problem=reply.error or f"HTTP {reply.status}: {reply.body[:120].decode('utf-8', 'replace')}")
-    events, done = _events(reply)
-    text: list[str] = []
-    first: float | None = None
-    finish = model = None
-    usage: Any = None
-    try:
-        for moment, event in events:
-            if event is None or "error" in event:
-                return Streamed(problem=f"the stream broke: {str(event)[:120]}")
-            model = event.get("model") or model
-            usage = event.get("usage") or usage
-            for choice in event["choices"][:1]:
-                piece = choice["delta"].get("content")
-                finish = choice.get("finish_reason") or finish
-                if piece:
-                    first = moment if first is None else first
-                    text.append(piece)
-        problem = _answer_problem("".join(text), finish, model, expected)
-    except (KeyError, TypeError, AttributeError):
-        return Streamed(problem="the stream carries what is not a chat completion chunk")
-    if not done:
-        problem = "the stream ended without [DONE]"
-    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    total = reply.chunks[-1][0] if reply.chunks else None
-    return Streamed(problem=problem, ttft_s=first, total_s=total, pieces=len(text), prompt_tokens=tokens)
+        return reply.error or f"HTTP {reply.status}: {reply.body[:120].decode('utf-8', 'replace')}"
+    return None
 
 
-def _events(reply: Reply) -> tuple[list[tuple[float, Any]], bool]:
-    events: list[tuple[float, Any]] = []
-    pending = b""
-    for moment, chunk in reply.chunks:
-        *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            data = line.strip()
-            if data == b"data: [DONE]":
-                return events, True
-            if data.startswith(b"data:"):
-                events.append((moment, parse_json(data[5:])))
-    return events, False
-
-
-def _answer_problem(text: Any, finish: Any, model: Any, expected: str) -> str | None:
-    if model != expected:
-        return f"{str(model)[:100]!r} answered, not {expected!r}"
-    if not isinstance(text, str) or not text.strip():
+def _answer_problem(answer: ChatAnswer, expected: str) -> str | None:
+    if answer.error:
+        return f"200, but {answer.error}"
+    if answer.model != expected:
+        return f"{str(answer.model)[:100]!r} answered, not {expected!r}"
+    if not answer.text.strip():
         return "200 with an empty answer"
-    broken = sum(not (c.isprintable() or c.isspace()) or c == "\N{REPLACEMENT CHARACTER}" for c in text)
-    if 2 * broken >= len(text):
+    broken = sum(not (c.isprintable() or c.isspace()) or c == "\N{REPLACEMENT CHARACTER}" for c in answer.text)
+    if 2 * broken >= len(answer.text):
         return "200 with an answer that is not text"
-    if finish not in FINISHED:
-        return f"the answer did not finish: {finish}"
+    if answer.finish_reason not in FINISHED:
+        return f"the answer did not finish: {answer.finish_reason}"
     return None

@@ -5,7 +5,6 @@ Every way in which nothing useful comes back is a `Reply` with an `error`, never
 
 from __future__ import annotations
 
-import json
 import ssl
 from dataclasses import dataclass
 from typing import Any
@@ -52,14 +51,6 @@ def exchange(method: str, url: str, *, clock: Clock, timeout_s: float, payload: 
         return Reply(error=_late(timeout_s), timed_out=True)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Reply(error=f"{type(error).__name__}: {str(error)[:160]}")
-
-
-def parse_json(data: bytes) -> Any:
-    """The JSON value, or None for anything else (no JSON null is a good answer here)."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _late(timeout_s: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stack.core.strict_yaml import Ledger, Limits, NotReadable, Problem, at, compose, line_of
@@ -121,6 +121,7 @@ def test_places() -> None:
     assert len(at("", "x" * 500)) == 60
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300) | st.text(alphabet="ab:-[]{}&*!|>'\"\\uU0\n ?,#%~<", max_size=120).map(str.encode))
 def test_any_bytes_give_nodes_or_a_problem(data: bytes) -> None:
     try:
@@ -132,6 +133,7 @@ def test_any_bytes_give_nodes_or_a_problem(data: bytes) -> None:
         assert isinstance(root, yaml.Node)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=20), lambda inner: st.lists(inner)))
 def test_nodes_are_what_yaml_makes_of_the_text(value: object) -> None:
     text = yaml.safe_dump(value, allow_unicode=True)

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stack.core.chat_answer import parse_reply, parse_stream
+from stack.evals.answer import Answer
 from stack.evals.assertions import judge
 from stack.evals.bounded_regex import TooSlow, search
-from stack.evals.reply import Answer, parse_reply, parse_stream
 from stack.evals.suite import Assertion, Case, Options
 from stack.evals.vocabulary import KINDS
 
@@ -220,6 +221,8 @@ def test_a_stream_reads_the_same_however_it_is_cut(cuts: list[int]) -> None:
         chunk("a") + DONE,
         chunk("a", '"stop"'),
         chunk("a") + b'data: {"error": {"message": "aborted"}}\n\n' + DONE,
+        chunk("a", '"stop"').replace(b'"a"', b"5") + DONE,
+        chunk("a", '"stop"').replace(b'"content":"a"', b'"tool_calls": [{"index": "x"}]') + DONE,
         chunk("a") + b"event: error\ndata: {}\n\n" + chunk("b", '"stop"') + DONE,
         b"data: [1]\n\n" + DONE,
         b"data: {\n\n" + DONE,

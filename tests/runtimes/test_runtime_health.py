@@ -49,7 +49,7 @@ FAULTS = {
     "empty": ({"answer": ""}, "completion: 200 with an empty answer"),
     "blank": ({"answer": " \n "}, "completion: 200 with an empty answer"),
     "binary": ({"answer": "\x00\x01\ufffd\ufffda"}, "completion: 200 with an answer that is not text"),
-    "unfinished": ({"finish": None}, "completion: the answer did not finish"),
+    "unfinished": ({"finish": None}, "completion: 200, but the answer did not finish"),
     "wrong model": ({"answered_as": "tiny-other"}, "completion: 'tiny-other' answered"),
     "hang": ({"hang": True}, "completion: no complete answer within 0.4 s"),
     "drip": ({"drip": True}, "completion: no complete answer within 0.4 s"),

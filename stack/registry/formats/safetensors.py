@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from stack.core.strict_json import NotJson, parse_json
 from stack.registry.formats.cursor import BrokenHeader, Readable
 
 HEADER_LIMIT = 16 << 20
@@ -82,25 +82,12 @@ def read_header(file: Readable) -> SafetensorsHeader:
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
     """A JSON object without repeated keys, NaN or absurd depth. Raises ``BrokenHeader``."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except BrokenHeader:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise BrokenHeader(f"{what} is not readable as JSON") from error
+        value = parse_json(data, unique=True)
+    except NotJson as error:
+        raise BrokenHeader(f"{what} is not readable as JSON: {error}") from error
     if not isinstance(value, dict):
         raise BrokenHeader(f"{what} is not a JSON object")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise BrokenHeader("a JSON key stands twice")
-    return value
-
-
-def _no_constant(text: str) -> Any:
-    raise BrokenHeader(f"{text} is not JSON")
 
 
 def _is_count(value: Any) -> bool:

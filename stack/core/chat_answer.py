@@ -1,7 +1,7 @@
 """Reads what a chat-completions server sent: one JSON object, or a stream of events. Pure.
 
-Whatever is not clearly a complete answer becomes an `error`; in particular a stream without a finish reason, or
-with an error event before its `[DONE]`, is not an answer.
+What the text is worth is for the caller. Whatever is not clearly a complete answer becomes an `error`; in particular
+a stream without a finish reason, or with an error event before its `[DONE]`, is not an answer.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stack.evals.strict_json import NotJson, parse_json
+from stack.core.strict_json import NotJson, parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ChatAnswer:
     """What came back. `error` is None only when the answer is whole; `text` may still be empty."""
 
     text: str = ""
@@ -23,23 +23,12 @@ class Answer:
     tool_calls: tuple[dict[str, Any], ...] = ()
     model: str | None = None
     usage: dict[str, Any] | None = None
-    status: int | None = None
-    error: str | None = None
-    latency_s: float | None = None
     ttft_s: float | None = None
-    release: str | None = None
-    slice: str | None = None
-    replica: str | None = None
-
-    def finish(self, *, expected_model: str | None, **facts: Any) -> Answer:
-        """With the response's facts, and an error when another model answered than expected."""
-        error = self.error
-        if error is None and expected_model is not None and self.model != expected_model:
-            error = f"wrong model: {str(self.model)[:100]!r} answered, {expected_model!r} was expected"
-        return replace(self, error=error, **facts)
+    pieces: int = 0
+    error: str | None = None
 
 
-def parse_reply(data: bytes) -> Answer:
+def parse_reply(data: bytes) -> ChatAnswer:
     """An answer from one JSON body."""
     try:
         reply = parse_json(data)
@@ -47,23 +36,23 @@ def parse_reply(data: bytes) -> Answer:
         message = choice["message"]
         content, calls = message.get("content"), message.get("tool_calls") or ()
     except NotJson as error:
-        return Answer(error=f"not JSON: {error}")
+        return ChatAnswer(error=f"not a chat completion: not JSON: {error}")
     except (KeyError, IndexError, TypeError, AttributeError):
-        return Answer(error="not a chat completion: no choices[0].message")
+        return ChatAnswer(error="not a chat completion: no choices[0].message")
     text = content if isinstance(content, str) else ""
-    answer = Answer(text=text, model=_text(reply.get("model")), usage=_mapping(reply.get("usage")))
+    answer = ChatAnswer(text=text, model=_text(reply.get("model")), usage=_mapping(reply.get("usage")))
     return _complete(answer, calls, choice.get("finish_reason"))
 
 
-def _complete(answer: Answer, calls: Any, finish: Any) -> Answer:
+def _complete(answer: ChatAnswer, calls: Any, finish: Any) -> ChatAnswer:
     if not isinstance(finish, str) or not finish:
-        return replace(answer, error="incomplete: the answer has no finish_reason")
+        return replace(answer, error="the answer did not finish: it has no finish_reason")
     if not isinstance(calls, (list, tuple)) or not all(isinstance(call, dict) for call in calls):
         return replace(answer, error="not a chat completion: tool_calls is not a list of mappings")
     return replace(answer, tool_calls=tuple(calls), finish_reason=finish)
 
 
-def parse_stream(arrived: Sequence[tuple[float, bytes]]) -> Answer:
+def parse_stream(arrived: Sequence[tuple[float, bytes]]) -> ChatAnswer:
     """An answer from the chunks of an event stream, each with the seconds since the request began."""
     state = _Stream()
     pending = b""
@@ -98,7 +87,7 @@ class _Stream:
             self._event(parse_json(data), moment)
         except NotJson as error:
             self.error = f"the stream carries what is not JSON: {error}"
-        except (KeyError, IndexError, TypeError, AttributeError):
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             self.error = "the stream carries what is not a chat completion chunk"
 
     def _event(self, event: dict[str, Any], moment: float) -> None:
@@ -113,7 +102,10 @@ class _Stream:
         delta = choice.get("delta") or {}
         if delta.get("content") or delta.get("tool_calls"):
             self.ttft = moment if self.ttft is None else self.ttft
-        self.parts.append(delta.get("content") or "")
+        piece = delta.get("content") or ""
+        if not isinstance(piece, str):
+            raise TypeError("content is not text")
+        self.parts.append(piece)
         for call in delta.get("tool_calls") or ():
             self._call(call)
         self.finish = choice.get("finish_reason") or self.finish
@@ -126,13 +118,19 @@ class _Stream:
             call["function"]["name"] = function["name"]
         call["function"]["arguments"] += function.get("arguments") or ""
 
-    def answer(self) -> Answer:
+    def answer(self) -> ChatAnswer:
         calls = [self.calls[index] for index in sorted(self.calls)]
-        answer = Answer(text="".join(self.parts), model=self.model, usage=self.usage, ttft_s=self.ttft)
+        answer = ChatAnswer(
+            text="".join(self.parts),
+            model=self.model,
+            usage=self.usage,
+            ttft_s=self.ttft,
+            pieces=sum(map(bool, self.parts)),
+        )
         if self.error:
             return replace(answer, error=self.error)
         if not self.done:
-            return replace(answer, error="incomplete: the stream ended without [DONE]")
+            return replace(answer, error="the stream ended without [DONE]")
         return _complete(answer, calls, self.finish)
 
 

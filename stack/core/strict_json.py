@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 MAX_DEPTH = 100
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class NotJson(ValueError):
     """The text is not JSON; says why."""
 
 
-def parse_json(data: bytes | str) -> Any:
-    """The value; raises `NotJson`, and nothing else."""
+def parse_json(data: bytes | str, *, unique: bool = False) -> Any:
+    """The value; raises `NotJson`, and nothing else. ``unique`` refuses objects in which a key stands twice."""
     try:
-        text = data.decode("utf-8") if isinstance(data, bytes) else data
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        hook = _unique if unique else None
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=hook)
+        (json.dumps(value, ensure_ascii=False) if _HALF_PAIR.search(text) else text).encode("utf-8")
         if deeper_than(value, MAX_DEPTH):
             raise RecursionError
     except RecursionError:
         raise NotJson("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise NotJson("half a surrogate pair is not text") from None
     except ValueError as error:
         raise NotJson(str(error)[:160]) from None
     return value
@@ -58,6 +63,13 @@ def find_json(text: str, longest: int = 200) -> list[Any]:
         except (ValueError, RecursionError):
             position = min(starts) + 1
     return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice")
+    return value
 
 
 def _refuse(constant: str) -> Any:
