@@ -28,10 +28,11 @@ from fence import write_durably
 
 FAILED = 1
 CORES = str(os.cpu_count() or 1)
-# Distributions built from source, with the environment of their build: portable code, all cores.
+# Distributions built from source, with the environment of their build: portable code, all cores, no vision models.
 SOURCE_BUILDS = {
     "llama-cpp-python": {
-        "CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF",
+        "CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF "
+        "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF",
         "CMAKE_BUILD_PARALLEL_LEVEL": CORES,
     }
 }
