@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer and smaller rounds: does it work, roughly how fast")
     parser.add_argument("--out", type=Path, default=OUT, help="where JSON is kept (bench/out)")
     given = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is taken down
     run: dict[str, Callable[[], Report]] = {
         "registry": lambda: registry(quick=given.quick),
         "gateway": lambda: gateway(quick=given.quick),
