@@ -18,7 +18,7 @@ from stack.audit.record import AuditRecord
 from stack.config.home import Home, Ports
 from stack.config.stack_yaml import StackSettings
 from stack.core.clock import Clock, stamp
-from stack.core.errors import Conflict, InvalidInput, StackError
+from stack.core.errors import Conflict, Unavailable
 from stack.core.names import RolloutId
 from stack.core.release import ArtifactFormat, ModelVersion
 from stack.registry.admit import register
@@ -49,10 +49,12 @@ _WAITING = {
 }
 
 
-class UnknownRollout(InvalidInput):
-    """There is no rollout {rollout}."""
+class NotServing(Unavailable):
+    """{service} has {model} as stable, but these replicas are not healthy and could not be brought back: {replicas}."""
 
-    hint = "`stackctl rollout list` shows them."
+    hint = (
+        "The engine's last lines are in hosts/<host>/replicas/<replica>/engine.log; docs/runbooks/replica-unhealthy.md."
+    )
 
 
 class NotPaused(Conflict):
@@ -116,6 +118,9 @@ class StackOperator:
         service = self.planner.service(request.get("service"))
         plan = self._plan(request)
         if plan.nothing_to_do:
+            sick = self.reconciler.restore(service.name)
+            if sick:
+                raise NotServing(service=service.name, model=plan.release.model, replicas=", ".join(sick))
             reason = f"{service.name} already serves {plan.release.model} on {plan.release.runtime.ref}"
             return {"nothing_to_do": True, "reason": reason, "plan": _plan_json(plan), "status": self.status()}
         source = self.planner.source(service, request.get("model"))
@@ -322,15 +327,8 @@ class StackOperator:
             append(tx, record, self.clock)
 
     def _row(self, rollout_id: str) -> RolloutRow:
-        try:
-            wanted = RolloutId(rollout_id)
-        except StackError:
-            raise UnknownRollout(rollout=repr(rollout_id)) from None
         with self.store.reading() as tx:
-            found = tx.find_rollout(wanted)
-        if found is None:
-            raise UnknownRollout(rollout=rollout_id)
-        return found
+            return tx.rollout(rollout_id)
 
     def _evidence(self, row: RolloutRow) -> str | None:
         place = self.reporter.directory(row.id)

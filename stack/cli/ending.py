@@ -34,7 +34,7 @@ def curl_line(place: Place, service: str, working_directory: Path) -> str:
 
 def headline(rollout: Json, code: int) -> str:
     """How it ended, in one sentence."""
-    word = {0: "done", 3: "refused, traffic is back", 4: "failed", 5: "not what was asked", 6: "paused"}
+    word = {0: "done", 3: "refused, traffic is on stable", 4: "failed", 5: "not what was asked", 6: "paused"}
     reason = f": {rollout['reason']}" if rollout.get("reason") else ""
     kind, state = rollout.get("kind", "rollout"), rollout.get("state")
     return f"{kind} {rollout.get('id')} {state} ({word.get(code, 'unclear')}){reason}"

@@ -18,7 +18,7 @@ PATIENCE_S = 60.0
 UNHEARD_S = 10.0
 EVIDENCE_S = 5.0
 EXIT_CODES = """\b
-  0 promoted (for rollback and abort: it went back)   4 failed
+  0 promoted (for rollback and abort: it went back)   4 failed, or never came so far that it could be judged
   3 rolled back by the evidence, or aborted   6 paused: not enough evidence
   130 watching was interrupted; the rollout goes on"""
 
@@ -28,7 +28,8 @@ def exit_code(rollout: Json, *, back: bool = False) -> int:
     state = str(rollout.get("state"))
     if back or rollout.get("kind") == "rollback":
         return {"rolled_back": 0, "failed": 4, "paused": 6, "promoted": 5}.get(state, 1)
-    return {"promoted": 0, "rolled_back": 3, "failed": 4, "paused": 6}.get(state, 1)
+    unasked = state == "rolled_back" and not rollout.get("verdict")
+    return 4 if unasked else {"promoted": 0, "rolled_back": 3, "failed": 4, "paused": 6}.get(state, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ baseline's, `[low, high]` Tango's interval for it at confidence 1 - alpha, `p` M
 1. Do the runs speak about the same thing? Other suites, no pairs, fewer than `min_pairs`, more than one release
    within one run -> INCONCLUSIVE.
 2. Is the candidate shown to be worse?
-   2.1 d < 0 with p < alpha -> WORSE
+   2.1 d < 0 with p < alpha, and a drop of more than max_drop is not ruled out (low < -max_drop) -> WORSE
    2.2 some task's drop > max_task_drop with p < alpha / number of tasks (Bonferroni) -> WORSE
 3. Is something missing? Unpaired tests, a run that did not finish, or no test that the candidate passed
    -> INCONCLUSIVE.
@@ -101,7 +101,7 @@ def _not_comparable(
 def _worse(counts: Counts, tasks: tuple[TaskResult, ...], thresholds: QualityThresholds) -> Iterator[str]:
     difference, low, high = paired_difference(counts.b, counts.c, counts.n, 1 - thresholds.alpha)
     p = mcnemar_exact(counts.b, counts.c)
-    if difference < 0 and p < thresholds.alpha:  # 2.1
+    if difference < 0 and p < thresholds.alpha and low < -thresholds.max_drop:  # 2.1
         yield f"{counts.b} tests regressed, {counts.c} improved: {difference:+.1%} [{low:+.1%}, {high:+.1%}], p {p:.2g}"
     level = thresholds.alpha / max(1, len(tasks))
     for task in tasks:  # 2.2

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from stack.config.stack_yaml import ServiceSettings
 from stack.core.clock import Clock
 from stack.core.names import ServiceName
+from stack.evals.comparison import Comparison
 from stack.evals.stats import clopper_pearson, quantile_interval
 from stack.gateway.control import GatewayControl
 from stack.gateway.errors import GatewayUnavailable
 from stack.gateway.health import THRESHOLD
 from stack.rollout.evidence import Window, extended, opened
-from stack.rollout.gates import GatewayAccess
+from stack.rollout.gates import GatewayAccess, reason_of
 from stack.rollout.machine import Failed, Judged, Observation
 from stack.rollout.replay import Replay
 from stack.rollout.state import RolloutState, Verdict
@@ -78,11 +79,12 @@ class Holding:
         window = opened(self.control.samples())
         began = seen_at = self.clock.monotonic()
         look, last, doubted = 0, Glance(), Observed()
+        known = None if replay else self._before_traffic(state)
         while True:
             context.check()
             self.clock.sleep(_LOOK_S)
             now = self.clock.monotonic()
-            quality = replay.quality if replay else None  # before the samples: they prove that the gateway was there
+            quality = replay.quality if replay else known  # before the samples: they prove that the gateway was there
             further = self._read(window, state)
             if further is None:
                 if now - seen_at > _BLIND_S:
@@ -116,6 +118,15 @@ class Holding:
                 return self._decided(state, context, judgement, replay)
             if replay and quality and glance.ripe:
                 replay.again()
+
+    def _before_traffic(self, state: RolloutState) -> Quality | None:
+        """Without replay, the eval that this rollout made before any traffic is what there is to say of quality."""
+        with self.store.reading() as tx:
+            made = [e.body for e in tx.evidence(state.id) if e.kind == "comparison"]
+        if not made:
+            return None
+        latest = Comparison.from_json(dict(made[-1]))
+        return Quality(outcome=str(latest.outcome), reason=f"before traffic: {reason_of(latest)}")
 
     def _read(self, window: Window, state: RolloutState) -> Window | None:
         try:

@@ -28,7 +28,7 @@ from stack.store.rows import ReplicaRow
 from stack.store.store import Store
 
 PORTS = (20000, 29999)
-_TOLD = ("task", "progress", "failed", "unreachable")
+_TOLD = ("progress", "ok", "changed", "failed", "unreachable")
 
 
 class HostOperationFailed(Refused):
@@ -37,7 +37,7 @@ class HostOperationFailed(Refused):
     hint = "Nothing was routed to it. The engine's and the installer's last lines are in the rollout's events."
 
 
-class NoPort(Unavailable):
+class NoFreePort(Unavailable):
     """No free TCP port between {low} and {high} on host {host}."""
 
     hint = "See what listens there on the host (ss -ltn), and end what is not needed."
@@ -83,7 +83,7 @@ class Hosts:
         for port in random.sample(range(low, high), 200):
             if port not in taken and port_is_free(self.inventory[host].address, port):
                 return Placement(replica=replica, host=self.inventory[host].name, port=port)
-        raise NoPort(low=low, high=high, host=host)
+        raise NoFreePort(low=low, high=high, host=host)
 
     def start(self, state: RolloutState, context: Context) -> None:
         """Install, place and start every replica of the rollout; records what the host says is really loaded."""

@@ -228,11 +228,13 @@ def _failed(state: RolloutState, service: ServiceView, reason: str) -> Transitio
             noted = replace(state, notes=(*state.notes, f"needs an operator: {reason}"))
             return _go(noted, service, Phase.ROLLED_BACK if state.kind == "deploy" else Phase.FAILED, reason)
         case _:
-            return _back(replace(state, reason=reason, verdict=state.verdict or Verdict.ROLLBACK), service, reason)
+            return _back(replace(state, reason=reason), service, reason)
 
 
 def _back(state: RolloutState, service: ServiceView, reason: str) -> Transition:
-    judged = replace(state, verdict=Verdict.ROLLBACK)
+    # What fails before there is anything to ask says nothing about the release: no verdict.
+    unasked = state.phase in (Phase.PLANNED, Phase.PREFLIGHT, Phase.PLACING)
+    judged = replace(state, verdict=None if unasked else Verdict.ROLLBACK)
     if state.kind == "rollback":
         return _go(judged, service, Phase.CLEANING if state.placements else Phase.FAILED, reason)
     if state.exposed:

@@ -6,6 +6,7 @@ Runs before any rollout goes on. Open rollouts look after their own candidates; 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from stack.fleet.values import Host
 from stack.rollout.hosts import Hosts
 from stack.rollout.routing_push import RoutePusher
 from stack.rollout.state import Placement
-from stack.rollout.worker import Interrupted, Leadership
+from stack.rollout.worker import LEASE, Interrupted, Leadership
 from stack.runtimes.driver import driver_for
 from stack.runtimes.health import check_health
 from stack.runtimes.warm import wait_ready
@@ -27,17 +28,19 @@ from stack.store.rows import ReplicaRow
 from stack.store.store import Store
 
 log = logging.getLogger(__name__)
+_PATIENCE = 6
 
 
 class _StartContext:
     """The Context of work that belongs to no rollout: told to the log, stopped with the leadership."""
 
-    def __init__(self, lead: Leadership) -> None:
-        self._lead = lead
+    def __init__(self, epoch: int, gone: threading.Event) -> None:
+        self._epoch = epoch
+        self._gone = gone
 
     @property
     def epoch(self) -> int:
-        return self._lead.lease.epoch
+        return self._epoch
 
     def tell(self, kind: str, text: str, **data: Any) -> None:
         log.info("%s: %s", kind, text)
@@ -46,7 +49,7 @@ class _StartContext:
         log.debug("%s: %s", kind, body)
 
     def check(self) -> None:
-        if self._lead.gone.is_set():
+        if self._gone.is_set():
             raise Interrupted()
 
 
@@ -65,7 +68,7 @@ class Reconciler:
 
         A replica that can't be brought back is left for the operator to see in ``status``; the others go on.
         """
-        context = _StartContext(lead)
+        context = _StartContext(lead.lease.epoch, lead.gone)
         for row in self._wanted():
             if not self._healthy(row):
                 self._revive(row, context)
@@ -73,6 +76,21 @@ class Reconciler:
             self.routes.push()
         except StackError as error:
             log.warning("the gateway could not be told its table yet: %s", error.message)
+
+    def restore(self, service: str) -> tuple[str, ...]:
+        """Have the service's stable replicas healthy and routed to; the ids of those that can't be brought back."""
+        with self.store.reading() as tx:
+            lease = tx.lease(LEASE)
+        context = _StartContext(lease.epoch if lease else 0, threading.Event())
+        sick = []
+        for row in self._wanted():
+            if row.service != service or row.slice != "stable" or self._recovers(row):
+                continue
+            self._revive(row, context)
+            if not self._healthy(row):
+                sick.append(str(row.id))
+        self.routes.converge()
+        return tuple(sick)
 
     def tick(self) -> None:
         """Make the gateway route as stored again, should it have started late or lost its table."""
@@ -92,9 +110,18 @@ class Reconciler:
         base = f"http://{self.inventory[row.host].address}:{row.port}"
         return check_health(base, driver_for(release.runtime.engine), release, clock=self.clock).ok
 
+    def _recovers(self, row: ReplicaRow) -> bool:
+        """Healthy now, or in the moment that its supervisor needs to start it again."""
+        for _ in range(_PATIENCE):
+            if self._healthy(row):
+                return True
+            self.clock.sleep(0.5)
+        return False
+
     def _revive(self, row: ReplicaRow, context: _StartContext) -> None:
         place = Placement(replica=row.id, host=row.host, port=row.port)
-        operation = OperationId(f"revive.{row.id}.{context.epoch}")
+        moment = int(self.clock.now().timestamp())
+        operation = OperationId(f"revive.{row.id}.{context.epoch}-{moment}")
         release = self.hosts.release(row.release)
         result = "ok"
         try:

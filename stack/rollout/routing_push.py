@@ -26,29 +26,36 @@ class RoutePusher:
     def push(self) -> int:
         """Route as stored, now. Returns the acknowledged version; raises GatewayUnavailable when there is none.
 
-        The table is built and numbered in one transaction, so the highest version is always the newest truth, and
-        an older one that arrives late is refused by the gateway: what it said is in the newer one.
+        The table is built and numbered in one transaction, so the highest version is always the newest truth. The
+        gateway may hold a higher one: either one of this store's, pushed meanwhile, which says all that this one says;
+        or, after the store was put back to an earlier state, one that it knows nothing of, which is then topped.
         """
+        body = self._next(0)
+        try:
+            return self.control.put_table(RoutingTable.from_json(body))
+        except TableRefused as newer:
+            held = int(newer.facts.get("current") or 0)
+        with self.store.reading() as tx:
+            latest = tx.latest_table()
+        if latest is not None and held <= latest["version"]:
+            return held
+        return self.control.put_table(RoutingTable.from_json(self._next(held)))
+
+    def _next(self, above: int) -> dict[str, Any]:
         with self.store.transaction() as tx:
             services = tx.services()
             replicas = tx.replicas(live_only=True)
-            digests = {r.release for r in replicas}
             body = routing_table(
-                tx.next_table_version(),
+                tx.next_table_version(above),
                 services,
-                {d: tx.release(d) for d in digests},
+                {d: tx.release(d) for d in {r.release for r in replicas}},
                 replicas,
                 self.keys,
                 self.limits,
                 self.addresses,
             )
             tx.put_table(body["version"], body)
-        try:
-            return self.control.put_table(RoutingTable.from_json(body))
-        except TableRefused as newer:
-            if int(newer.facts.get("current") or 0) > body["version"]:
-                return int(newer.facts["current"])
-            raise
+        return body
 
     def converge(self) -> bool:
         """Push again if the gateway does not hold the newest table. True when something had to be done."""

@@ -34,10 +34,11 @@ def service_json(
 
     ``states``: what a health check just said of each replica; a replica that nobody could ask is ``unknown``.
     """
-    weights = None
+    weights = targets = None
     if routed is not None:
-        mine = [s for s in routed.get("services", ()) if s["name"] == row.name]
-        weights = {"stable": 0, "candidate": 0, **mine[0]["weights"]} if mine else {}
+        mine = next((s for s in routed.get("services", ()) if s["name"] == row.name), None)
+        weights = {"stable": 0, "candidate": 0, **mine["weights"]} if mine else {}
+        targets = sorted({(t["slice"], t["release"]) for t in mine["targets"]}) if mine else []
     return {
         "name": str(row.name),
         "stable": release_json(row.stable, releases),
@@ -45,6 +46,7 @@ def service_json(
         "lkg": release_json(row.lkg, releases),
         "weights": weights,
         "desired_weights": dict(row.weights),
+        "routed": None if targets is None else [{"slice": s, "release": r} for s, r in targets],
         "replicas": [replica_json(r, states) for r in replicas if r.service == row.name],
     }
 
@@ -108,6 +110,8 @@ def differences(
         differ(f"{name}: runtime", wanted["runtime"], seen["stable"]["runtime"])
         if seen["candidate"] is None:
             differ(f"{name}: weights", seen["desired_weights"], _nonzero(seen["weights"]))
+        stable = [t["release"] for t in seen["routed"] or () if t["slice"] == "stable"]
+        differ(f"{name}: release that the gateway routes to", [seen["stable"]["release"]], stable)
         serving = [r for r in seen["replicas"] if r["slice"] == "stable" and r["state"] == "healthy"]
         differ(f"{name}: healthy stable replicas", wanted["replicas"], len(serving))
         for replica in seen["replicas"]:

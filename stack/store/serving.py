@@ -99,12 +99,14 @@ class ServingWrites(ServingReads):
         }
         self._put(replicas, "id", values)
 
-    def next_table_version(self) -> int:
-        """Higher than every version given out by a committed transaction before."""
+    def next_table_version(self, above: int = 0) -> int:
+        """Higher than ``above``, and than every version given out by a committed transaction before."""
         name = "routing_table"
-        if not self._write(counters.update().where(counters.c.name == name).values(value=counters.c.value + 1)):
-            self._write(counters.insert().values(name=name, value=1))
-        return int(self._connection.execute(select(counters.c.value).where(counters.c.name == name)).scalar_one())
+        given = self._connection.execute(select(counters.c.value).where(counters.c.name == name)).scalar()
+        version = max(int(given or 0), above) + 1
+        if not self._write(counters.update().where(counters.c.name == name).values(value=version)):
+            self._write(counters.insert().values(name=name, value=version))
+        return version
 
     def put_table(self, version: int, body: Mapping[str, Any]) -> None:
         """Keep a newer table; of the older ones the last 200 stay."""
