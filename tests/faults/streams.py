@@ -97,8 +97,8 @@ class StreamingClients:
     def _ask_on(self, chance: random.Random) -> None:
         with httpx.Client(timeout=60, trust_env=False) as http:
             while not self._stop.wait(0.02):
-                if chance.random() < 0.3:
-                    answer = streamed(http, self.stack, LONG, max_tokens=200, ignore_eos=True)
+                if chance.random() < 0.5:
+                    answer = streamed(http, self.stack, LONG, max_tokens=400, ignore_eos=True)
                 else:
                     answer = streamed(http, self.stack, chance.choice(KNOWN), max_tokens=32)
                 self.answers.append(answer)

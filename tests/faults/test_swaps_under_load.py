@@ -18,10 +18,11 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from running_stack import RunningStack, until
+from running_stack import ENDED, RunningStack, until
 from streams import KNOWN, Answer, StreamingClients, streamed
 
 pytestmark = [pytest.mark.faults, pytest.mark.e2e, pytest.mark.timeout(3000)]
+WHAT = ("candidate engine", "stable engine", "control plane", "stable engine", "candidate engine", "control connection")
 SWAPS = int(os.environ.get("STACK_TEST_SWAPS") or 20)
 
 
@@ -37,9 +38,9 @@ def test_streams_over_swaps_with_kills(
     killed: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     with StreamingClients(stack) as clients:
-        for _ in range(SWAPS):
+        for number in range(SWAPS):
             rollout = stack.begin("back" if _model(stack) == "tiny@1.1" else "1.1")
-            _kill_something(stack, rollout, chance, killed)
+            _kill_something(stack, rollout, WHAT[number % len(WHAT)], chance, killed)
             over = stack.ended(rollout)
             assert over["phase"] in ("promoted", "rolled_back"), (over["phase"], over["reason"], over["notes"])
             ends[over["phase"]] += 1
@@ -61,8 +62,12 @@ def test_streams_over_swaps_with_kills(
     assert len(cut) <= clients.threads * (killed["candidate engine"] + killed["stable engine"])
 
 
-def _kill_something(stack: RunningStack, rollout: str, chance: random.Random, killed: Counter[str]) -> None:
-    what = chance.choice(("candidate engine", "stable engine", "stable engine", "control connection", "control plane"))
+def _kill_something(stack: RunningStack, rollout: str, what: str, chance: random.Random, killed: Counter[str]) -> None:
+    """At a random moment of the rollout. A candidate's engine is waited for; a rollback may need none, then stable's
+    is killed."""
+    if what == "candidate engine":
+        until(lambda: _victim(stack, rollout, what) or _over(stack, rollout), 120)
+        what = what if _victim(stack, rollout, what) else "stable engine"
     time.sleep(chance.uniform(0.0, 4.0))
     if what == "control connection":
         for _ in range(20):
@@ -76,6 +81,10 @@ def _kill_something(stack: RunningStack, rollout: str, chance: random.Random, ki
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
             killed[what] += 1
+
+
+def _over(stack: RunningStack, rollout: str) -> bool:
+    return stack.row(rollout)["phase"] in ENDED
 
 
 def _victim(stack: RunningStack, rollout: str, what: str) -> int | None:
