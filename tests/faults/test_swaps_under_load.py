@@ -92,7 +92,7 @@ def _victim(stack: RunningStack, rollout: str, what: str) -> int | None:
     own = {p["replica"] for p in stack.row(rollout)["placements"]}
     stable = {t["id"] for t in stack.table["targets"] if t["slice"] == "stable"}
     engines = stack.engines()
-    for replica in sorted(own if what == "candidate engine" else stable - own):
+    for replica in sorted(own if what == "candidate engine" else stable):
         if engines.get(replica):
             return engines[replica][0]
     return None
