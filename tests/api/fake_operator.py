@@ -170,7 +170,7 @@ class FakeOperator:
             "kind": self.kind,
             "service": "tiny",
             "state": self._state(),
-            "verdict": None,
+            "verdict": {"promoted": "PROMOTE", "rolled_back": "ROLLBACK"}.get(self._state()),
             "reason": "because",
             "evidence": "/evidence/ro-aaaaaaaaaa",
         }
