@@ -78,7 +78,7 @@ test-fast: check ## the quick part of it
 	@$(BIN)/python -m pytest -m "not e2e and not faults and not training and not compiler" $(PYTEST_ARGS)
 
 check: dev-environment ## ruff, mypy, import contracts
-	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== ruff" && $(BIN)/ruff check --no-cache . && $(BIN)/ruff format --no-cache --check .
 	@echo "== mypy" && $(BIN)/mypy
 	@echo "== import contracts" && $(BIN)/lint-imports
 

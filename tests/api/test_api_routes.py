@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fake_operator import FakeOperator
 from served import served
-from stack.config.home import Home
 
 from stack.api.server import NoToken, PortInUse, bind, read_token
+from stack.config.home import Home
 
 FULL = {"service": "tiny", "model": "/m.yaml", "runtime": "llamacpp/xllamacpp", "dry_run": True, "actor": "me"}
 EMPTY = {"service": None, "model": None, "runtime": None, "dry_run": False, "actor": "me"}
