@@ -53,7 +53,7 @@ class Books:
     def _windows(self, replica: str) -> Iterable[tuple[float, Window]]:
         window = self._begin
         for at, samples in self._readings:
-            further = extended(window, samples, [replica])
+            further = extended(window, samples, [replica], 60.0)
             if further is None:
                 raise BenchFailed("the gateway restarted")
             window = further

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from stack.rollout.verdict import Observed
 
-# What the client itself got wrong is no error of the release.
+# What the client itself got wrong is no error of the release, unless it left because it had waited too long.
+_LEFT = 499
 _CLIENT_FAULTS = frozenset({400, 401, 403, 404, 405, 408, 413, 415, 422, 431, 499})
 
 
@@ -51,8 +52,11 @@ def opened(samples: Mapping[str, Any]) -> Window:
     return Window(boot_id=str(samples["boot_id"]), cursor=int(samples["cursor"]))
 
 
-def extended(window: Window, samples: Mapping[str, Any], replicas: Iterable[str]) -> Window | None:
-    """The window with what has come since; only of ``replicas`` (ids). None when the gateway restarted meanwhile."""
+def extended(window: Window, samples: Mapping[str, Any], replicas: Iterable[str], patience_s: float) -> Window | None:
+    """The window with what has come since; only of ``replicas`` (ids). None when the gateway restarted meanwhile.
+
+    A client that left after ``patience_s`` seconds or more without an answer was failed.
+    """
     if str(samples["boot_id"]) != window.boot_id:
         return None
     wanted = set(replicas)
@@ -67,12 +71,12 @@ def extended(window: Window, samples: Mapping[str, Any], replicas: Iterable[str]
         if figures["lost"]:
             lost[figures["slice"]] = lost.get(figures["slice"], 0) + int(figures["lost"])
     names = {*window.slices, *fresh, *lost}
-    slices = {n: _with(window.of(n), fresh.get(n, ()), lost.get(n, 0)) for n in names}
+    slices = {n: _with(window.of(n), fresh.get(n, ()), lost.get(n, 0), patience_s) for n in names}
     return Window(boot_id=window.boot_id, cursor=int(samples["cursor"]), slices=slices)
 
 
-def _with(seen: Observed, attempts: Iterable[_Attempt], lost: int) -> Observed:
-    counted = [a for a in attempts if a.status not in _CLIENT_FAULTS]
+def _with(seen: Observed, attempts: Iterable[_Attempt], lost: int, patience_s: float) -> Observed:
+    counted = [a for a in attempts if a.status not in _CLIENT_FAULTS or _gave_up(a, patience_s)]
     good = [a for a in counted if a.status == 200]
     timed = [a for a in good if _measured(a.latency_s) and (a.ttft_s is None or _measured(a.ttft_s))]
     return Observed(
@@ -82,6 +86,10 @@ def _with(seen: Observed, attempts: Iterable[_Attempt], lost: int) -> Observed:
         ttfts=(*seen.ttfts, *(float(a.ttft_s) for a in timed if a.ttft_s is not None)),
         lost=seen.lost + lost + len(good) - len(timed),
     )
+
+
+def _gave_up(attempt: _Attempt, patience_s: float) -> bool:
+    return attempt.status == _LEFT and _measured(attempt.latency_s) and attempt.latency_s >= patience_s
 
 
 def _measured(value: Any) -> bool:

@@ -85,7 +85,7 @@ class Holding:
             self.clock.sleep(_LOOK_S)
             now = self.clock.monotonic()
             quality = replay.quality if replay else known  # before the samples: they prove that the gateway was there
-            further = self._read(window, state)
+            further = self._read(window, state, limits)
             if further is None:
                 if now - seen_at > _BLIND_S:
                     return Failed(reason=f"blind: the gateway gave no samples for {_BLIND_S:g} s")
@@ -128,14 +128,14 @@ class Holding:
         latest = Comparison.from_json(dict(made[-1]))
         return Quality(outcome=str(latest.outcome), reason=f"before traffic: {reason_of(latest)}")
 
-    def _read(self, window: Window, state: RolloutState) -> Window | None:
+    def _read(self, window: Window, state: RolloutState, limits: Limits) -> Window | None:
         try:
             samples = self.control.samples(since=window.cursor)
         except GatewayUnavailable:
             return None
         with self.store.reading() as tx:
             replicas = [r.id for r in tx.replicas(service=state.service, live_only=True)]
-        return extended(window, samples, replicas) or opened(samples)
+        return extended(window, samples, replicas, limits.max_latency_p95_s) or opened(samples)
 
     def _judge(
         self,

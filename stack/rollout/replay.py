@@ -37,6 +37,7 @@ class Replay:
         self._stop = threading.Event()
         self._wanted = threading.Event()
         self._forgotten = 0
+        self._lock = threading.Lock()
         self.error: str | None = None
         self.quality: Quality | None = None
         self.comparison: Comparison | None = None
@@ -56,8 +57,9 @@ class Replay:
 
     def forget(self) -> None:
         """The gateway went away: no pass until now is evidence of a release. One more is made."""
-        self._forgotten += 1
-        self.quality = self.comparison = None
+        with self._lock:
+            self._forgotten += 1
+            self.quality = self.comparison = None
         self._wanted.set()
 
     def _passes(self) -> None:
@@ -78,15 +80,16 @@ class Replay:
             thread.join()
         if self._stop.is_set() or set(runs) != set(self._slices):
             return
-        if forgotten == self._forgotten:
-            self._judge(runs)
+        self._judge(runs, forgotten)
 
-    def _judge(self, runs: dict[str, EvalRun]) -> None:
+    def _judge(self, runs: dict[str, EvalRun], forgotten: int) -> None:
         thresholds = quality_thresholds(self._settings)
         mine = runs["candidate"]
         comparison = compare(runs["stable"], mine, thresholds) if "stable" in runs else absolute(mine, thresholds)
-        self.comparison = comparison
-        self.quality = Quality(outcome=str(comparison.outcome), reason=reason_of(comparison))
+        with self._lock:
+            if forgotten == self._forgotten:
+                self.comparison = comparison
+                self.quality = Quality(outcome=str(comparison.outcome), reason=reason_of(comparison))
 
     def _side(self, name: str, runs: dict[str, EvalRun]) -> None:
         try:

@@ -152,7 +152,7 @@ def test_a_runtime_that_does_not_install(new_stack: Stacks, tmp_path: Path, coun
     nowhere |= {"PIP_CONFIG_FILE": "/dev/null", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
     assert stack.ctl("up", "--stack", str(stack.stack_yaml), **nowhere).returncode == 0
     done = stack.ctl("deploy")
-    assert done.returncode == 3, (done.stdout, done.stderr)
+    assert done.returncode == 4, (done.stdout, done.stderr)
     said = done.stdout + done.stderr
     assert _matches("Install the runtime|not installed", said), said
     assert _matches("No matching distribution|Could not find a version|Connection refused", said), said
@@ -161,7 +161,7 @@ def test_a_runtime_that_does_not_install(new_stack: Stacks, tmp_path: Path, coun
     assert status["services"][0]["replicas"] == []
     assert stack.ask()[0] in (404, 503)
     assert not [p for p in (stack.host / "runtimes").iterdir() if p.is_dir() and p.name != "locks"]
-    counted("a runtime that does not install: exit 3 with pip's own words, no environment left, nothing routed")
+    counted("a runtime that does not install: exit 4 with pip's own words, no environment left, nothing routed")
 
 
 @pytest.mark.e2e
