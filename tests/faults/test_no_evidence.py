@@ -25,7 +25,7 @@ def test_no_traffic_and_no_replay_pauses_and_never_promotes(
             state = stack.files.row(rollout)
             assert (state["verdict"], state["paused_from"]) == ("INCONCLUSIVE", "holding")
             assert "0 of 40 requests" in state["reason"]
-            assert "no eval evidence" in state["reason"]
+            assert "no data for error_rate" in state["reason"], "the eval before traffic is not traffic"
             stack.operator.resume(rollout, "test")
             until(lambda: len(stack.told(rollout, "verdict")) > paused)  # noqa: B023 - called at once
         until(lambda: stack.phase(rollout) == "paused")

@@ -109,7 +109,9 @@ def test_directories_of_dead_processes_are_swept(tmp_path: Path) -> None:
     used = tmp_path / f"stack-run-{os.getuid()}-{dead.pid}-12345-used"
     for folder in (old, mine, used, tmp_path / "other"):
         folder.mkdir()
-    orphan = subprocess.Popen([sys.executable, "-c", "input()", str(used / "inventory.yml")], stdin=subprocess.PIPE)
+    command = [sys.executable, "-c", "print(flush=True); input()", str(used / "inventory.yml")]
+    orphan = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert orphan.stdout is not None and orphan.stdout.readline(), "it runs: before, its command line may not show yet"
     assert sweep(tmp_path) == [old]
     orphan.communicate(b"\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine.name, used.name, "other"])
