@@ -118,7 +118,7 @@ class StackOperator:
         service = self.planner.service(request.get("service"))
         plan = self._plan(request)
         if plan.nothing_to_do:
-            sick = self.reconciler.restore(service.name)
+            sick = () if request.get("dry_run") else self.reconciler.restore(service.name)
             if sick:
                 raise NotServing(service=service.name, model=plan.release.model, replicas=", ".join(sick))
             reason = f"{service.name} already serves {plan.release.model} on {plan.release.runtime.ref}"

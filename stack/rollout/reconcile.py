@@ -78,13 +78,17 @@ class Reconciler:
             log.warning("the gateway could not be told its table yet: %s", error.message)
 
     def restore(self, service: str) -> tuple[str, ...]:
-        """Have the service's stable replicas healthy and routed to; the ids of those that can't be brought back."""
+        """Have the service's stable replicas healthy and routed to; what is missing of that, in words or by id.
+
+        A stable release without a single replica is missing too: no replica is no proof that it serves.
+        """
         with self.store.reading() as tx:
             lease = tx.lease(LEASE)
         context = _StartContext(lease.epoch if lease else 0, threading.Event())
-        sick = []
-        for row in self._wanted():
-            if row.service != service or row.slice != "stable" or self._recovers(row):
+        rows = [row for row in self._wanted() if row.service == service and row.slice == "stable"]
+        sick = [] if rows else ["it has none"]
+        for row in rows:
+            if self._recovers(row):
                 continue
             self._revive(row, context)
             if not self._healthy(row):

@@ -249,6 +249,9 @@ class Worker:
             try:
                 on_lead(lead)
                 self._drive(lead, tick)
+            except StackError as error:
+                log.warning("could not take the lead yet: %s", error.message)
+                self._stop.wait(1.0)
             finally:
                 lead.gone.set()
                 keeper.join(timeout=self._ttl)

@@ -6,6 +6,8 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from stack.core.errors import StackError, Unavailable
 from stack.core.names import HostName, ReplicaId, RolloutId, ServiceName
 from stack.core.release import Launch, Release, RuntimeVersion
 from stack.rollout.machine import Done, Judged, Observation
+from stack.rollout.reconcile import Reconciler
 from stack.rollout.state import Phase, Placement, RolloutState, Verdict
 from stack.rollout.worker import LEASE, REQUEST, Context, Interrupted, Leadership, Runner, Worker
 from stack.store.rows import RolloutRow, ServiceRow
@@ -244,6 +247,32 @@ def test_silence_pauses_until_somebody_says_resume(store: Store) -> None:
     with store.reading() as tx:
         lease = tx.lease(LEASE)
     assert lease is not None and lease.expires_at < CLOCK.now(), "the lease was given back"
+
+
+def test_a_take_over_that_fails_is_tried_again(store: Store) -> None:
+    rollout = begin(store)
+    failures = iter([Unavailable("the disk is full")])
+
+    def on_lead(lead: Leadership) -> None:
+        for failure in failures:
+            raise failure
+
+    worker = Worker(store, Script(), Nobody(), CLOCK, holder="w")
+    thread = threading.Thread(target=worker.run, args=(on_lead, lambda: None))
+    thread.start()
+    try:
+        assert reached(store, rollout, "promoted")
+    finally:
+        worker.stop()
+        thread.join(30)
+
+
+def test_a_stable_release_without_a_replica_is_not_in_order(store: Store) -> None:
+    begin(store)
+    routes: Any = SimpleNamespace(converge=lambda: False)
+    nothing: Any = None
+    reconciler = Reconciler(store=store, hosts=nothing, routes=routes, inventory={}, clock=CLOCK)
+    assert reconciler.restore("tiny") == ("it has none",)
 
 
 def reached(store: Store, rollout: RolloutId, phase: str) -> bool:
