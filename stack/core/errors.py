@@ -98,3 +98,9 @@ class ApprovalNeeded(StackError):
     """Needs an approval: {detail}"""
 
     exit_code = 7
+
+
+class BypassAttempt(Refused):
+    """Refused by policy: {detail}"""
+
+    hint = "It was recorded and the INC-04 alert was raised. See docs/runbooks/inc-04-bypass-attempt.md."

@@ -69,3 +69,23 @@ class OperationId(_Name):
     __slots__ = ()
     kind = "an operation id"
     longest = 120
+
+
+class RequestId(_Name):
+    """One request for approval, ``rq-`` and 20 random base-32 characters: what makes a signature usable once."""
+
+    __slots__ = ()
+    kind = "a request id"
+
+    @classmethod
+    def new(cls) -> RequestId:
+        """A fresh random id (98 bits)."""
+        return cls("rq-" + "".join(secrets.choice("abcdefghjkmnpqrstvwxyz0123456789") for _ in range(20)))
+
+
+class ChangeId(_Name):
+    """A change's ticket as people write it, e.g. CHG-1; capitals are kept."""
+
+    __slots__ = ()
+    kind = "a change id"
+    _form = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)

@@ -109,3 +109,21 @@ class NoPort(Unavailable):
     """All TCP ports from {low} to {high} on host {host} are taken by replicas."""
 
     hint = "Drain replicas that nothing needs: `stackctl status` shows them."
+
+
+class UnknownRequest(InvalidInput):
+    """There is no request for approval {request}."""
+
+    hint = "See `stackctl change list`."
+
+
+class RequestClosed(Conflict):
+    """Request {request} is {state}: what is closed stays closed."""
+
+    hint = "See `stackctl change show`. Ask anew by running the command again."
+
+
+class UnknownAlert(InvalidInput):
+    """No open alert has the number {alert}."""
+
+    hint = "See `stackctl alert list`."

@@ -48,9 +48,38 @@ _FIRST = (
         prev_hash TEXT NOT NULL, hash TEXT NOT NULL)""",
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (_FIRST,)
+# Approvals, who may call, alerts, and the Merkle tree over the audit log.
+_SECOND = (
+    """CREATE TABLE requests (
+        id TEXT NOT NULL PRIMARY KEY, change TEXT NOT NULL, action TEXT NOT NULL, gate TEXT NOT NULL,
+        environment TEXT NOT NULL, target TEXT NOT NULL, plan TEXT NOT NULL, policy TEXT NOT NULL, risk TEXT NOT NULL,
+        requester TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, used_by TEXT NOT NULL,
+        created_at TEXT NOT NULL, expires_at TEXT NOT NULL, updated_at TEXT NOT NULL)""",
+    "CREATE INDEX requests_by_change ON requests (change)",
+    "CREATE INDEX requests_by_state ON requests (state, created_at)",
+    """CREATE TABLE approvals (
+        request TEXT NOT NULL REFERENCES requests (id), person TEXT NOT NULL, fingerprint TEXT NOT NULL,
+        signature TEXT NOT NULL, created_at TEXT NOT NULL, revoked_at TEXT, PRIMARY KEY (request, person))""",
+    """CREATE TABLE tokens (
+        id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, roles TEXT NOT NULL, hash TEXT NOT NULL,
+        created_at TEXT NOT NULL, expires_at TEXT, revoked_at TEXT)""",
+    "CREATE UNIQUE INDEX tokens_by_hash ON tokens (hash)",
+    """CREATE TABLE alerts (
+        id BIGINT NOT NULL PRIMARY KEY, code TEXT NOT NULL, severity TEXT NOT NULL, title TEXT NOT NULL,
+        subject TEXT NOT NULL, count BIGINT NOT NULL, body TEXT NOT NULL, created_at TEXT NOT NULL,
+        last_at TEXT NOT NULL, closed_at TEXT, closed_by TEXT NOT NULL)""",
+    """CREATE TABLE audit_nodes (
+        level INTEGER NOT NULL, position BIGINT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (level, position))""",
+    """CREATE TABLE checkpoints (
+        size BIGINT NOT NULL PRIMARY KEY, root TEXT NOT NULL, note TEXT NOT NULL, created_at TEXT NOT NULL)""",
+    """CREATE TABLE deliveries (
+        sink TEXT NOT NULL PRIMARY KEY, size BIGINT NOT NULL, error TEXT NOT NULL, updated_at TEXT NOT NULL)""",
+    "ALTER TABLE services ADD COLUMN environment TEXT NOT NULL DEFAULT ''",
+)
+
+STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
 # Tables to which rows are only ever added, by the number of the step that made them.
-APPEND_ONLY = {1: ("audit",)}
+APPEND_ONLY = {1: ("audit",), 2: ("audit_nodes", "checkpoints")}
 
 
 def migrate(connection: Connection, dialect: Dialect, path: str, steps: tuple[tuple[str, ...], ...] = STEPS) -> None:

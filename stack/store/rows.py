@@ -89,7 +89,10 @@ class RolloutRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceRow:
-    """What a service serves: releases by role, and the share of traffic of each slice in per cent."""
+    """What a service serves: releases by role, and the share of traffic of each slice in per cent.
+
+    ``environment`` is that of the last deploy that was begun: a service does not fall back into a laxer one.
+    """
 
     name: ServiceName
     stable: Digest | None = None
@@ -97,6 +100,7 @@ class ServiceRow:
     lkg: Digest | None = None
     weights: Mapping[str, int] = field(default_factory=dict)
     updated_at: datetime
+    environment: str = ""
 
     @classmethod
     def from_row(cls, row: Columns) -> Self:
@@ -108,6 +112,7 @@ class ServiceRow:
             lkg=_digest(row["lkg"]),
             weights=json.loads(row["weights"]),
             updated_at=unstamp(row["updated_at"]),
+            environment=row["environment"],
         )
 
 

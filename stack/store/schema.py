@@ -5,7 +5,7 @@ Moments are stamps (text that sorts), JSON and digests are text, truth is 0 or 1
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, ForeignKey, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Double, ForeignKey, Integer, MetaData, Table, Text, text
 
 metadata = MetaData()
 
@@ -37,6 +37,7 @@ services = Table(
     Column("lkg", Text, ForeignKey("releases.digest")),
     Column("weights", Text, nullable=False),
     Column("updated_at", Text, nullable=False),
+    Column("environment", Text, nullable=False, server_default=text("''")),
 )
 
 replicas = Table(
@@ -127,4 +128,90 @@ audit = Table(
     Column("body_json", Text, nullable=False),
     Column("prev_hash", Text, nullable=False),
     Column("hash", Text, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("change", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("gate", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("risk", Text, nullable=False),
+    Column("requester", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("used_by", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("expires_at", Text, nullable=False),
+    Column("updated_at", Text, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("request", Text, ForeignKey("requests.id"), primary_key=True),
+    Column("person", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("revoked_at", Text),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("roles", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("expires_at", Text),
+    Column("revoked_at", Text),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("code", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("last_at", Text, nullable=False),
+    Column("closed_at", Text),
+    Column("closed_by", Text, nullable=False),
+)
+
+audit_nodes = Table(
+    "audit_nodes",
+    metadata,
+    Column("level", Integer, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("hash", Text, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", BigInteger, primary_key=True),
+    Column("root", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("updated_at", Text, nullable=False),
 )

@@ -82,7 +82,7 @@ class ServingWrites(ServingReads):
         roles = {"stable": row.stable, "candidate": row.candidate, "lkg": row.lkg}
         values = {role: None if digest is None else str(digest) for role, digest in roles.items()}
         fixed = {"name": str(row.name), "weights": as_json(dict(row.weights)), "updated_at": stamp(row.updated_at)}
-        self._put(services, "name", {**fixed, **values})
+        self._put(services, "name", {**fixed, **values, "environment": row.environment})
 
     def put_replica(self, row: ReplicaRow) -> None:
         """Insert or replace. Its release must be stored."""

@@ -18,22 +18,27 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from stack.core.clock import Clock, SystemClock
 from stack.core.errors import StackError
+from stack.store.approvals import ApprovalReads, ApprovalWrites
 from stack.store.dialect import BUSY_S, Dialect, dialect_for
 from stack.store.errors import StoreBusy
+from stack.store.identities import IdentityReads, IdentityWrites
 from stack.store.journal import JournalReads, JournalWrites
 from stack.store.leases import LeaseWrites
 from stack.store.migrations import migrate
 from stack.store.rollouts import RolloutReads, RolloutWrites
 from stack.store.serving import ServingReads, ServingWrites
+from stack.store.tree import TreeReads, TreeWrites
 
 _OPENING_TRIES = 20
 
 
-class Reading(RolloutReads, ServingReads, JournalReads):
+class Reading(RolloutReads, ServingReads, JournalReads, ApprovalReads, IdentityReads, TreeReads):
     """Everything that can be read, as of one moment."""
 
 
-class Transaction(RolloutWrites, LeaseWrites, ServingWrites, JournalWrites, Reading):
+class Transaction(
+    RolloutWrites, LeaseWrites, ServingWrites, JournalWrites, ApprovalWrites, IdentityWrites, TreeWrites, Reading
+):
     """Everything that can be read and written; committed when its block ends, undone when it raises."""
 
 
