@@ -1,4 +1,4 @@
-"""What ``policies/`` says, as frozen values. Reading and checking them is ``policies``'; deciding is the policy room's."""
+"""What ``policies/`` says, as frozen values. ``policies`` reads and checks them; the policy room decides by them."""
 
 from __future__ import annotations
 
