@@ -14,6 +14,8 @@ The way of a deploy (numbers repeated in the code)::
    10 anything   -> REVERTING -> CONFIRMING -> CLEANING -> ROLLED_BACK
                                               traffic back first, then smoke on what serves, then the hosts
    11 no evidence-> PAUSED                    INCONCLUSIVE: waits for resume (same rung again) or abort (10)
+   15 before a rung that the policies gate: AWAITING, with the traffic as it is, until it is approved -> SHIFTING;
+      rejected, or the candidate fails meanwhile: (10)
 
 and of a rollback by hand::
 
@@ -162,6 +164,8 @@ def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
             return _go(state, service, Phase.SMOKING)  # 4
         case Phase.SMOKING:
             return _go(state, service, Phase.EVALUATING)  # 5
+        case Phase.AWAITING if state.awaiting is not None:
+            return _shift(replace(state, awaiting=None), service, state.awaiting)  # 15
         case Phase.SHIFTING:
             return _go(state, service, Phase.HOLDING)  # 7
         case Phase.PROMOTING:
@@ -189,11 +193,18 @@ def _judged(state: RolloutState, service: ServiceView, seen: Judged) -> Transiti
     if seen.verdict is Verdict.INCONCLUSIVE:
         return _go(replace(judged, paused_from=state.phase), service, Phase.PAUSED, seen.reason)  # 11
     if state.phase is Phase.EVALUATING:
-        return _shift(judged, service, 0)  # 6
+        return _toward(judged, service, 0)  # 6
     if state.rung + 1 < len(state.ladder):
-        return _shift(judged, service, state.rung + 1)  # 8
+        return _toward(judged, service, state.rung + 1)  # 8
     promoted = ServiceView(stable=state.release, candidate=None, lkg=state.stable, weights={"stable": 100})
     return _go(judged, promoted, Phase.PROMOTING, seen.reason)  # 8
+
+
+def _toward(state: RolloutState, service: ServiceView, rung: int) -> Transition:
+    if state.ladder[rung] not in state.gates:
+        return _shift(state, service, rung)
+    waiting = f"for approval to go to {state.ladder[rung]} %"
+    return _go(replace(state, awaiting=rung), service, Phase.AWAITING, waiting)  # 15
 
 
 def _shift(state: RolloutState, service: ServiceView, rung: int) -> Transition:
@@ -267,6 +278,7 @@ def _abortable(state: RolloutState) -> bool:
         Phase.EVALUATING,
         Phase.SHIFTING,
         Phase.HOLDING,
+        Phase.AWAITING,
         Phase.PAUSED,
     )
 

@@ -27,6 +27,7 @@ class Phase(StrEnum):
     EVALUATING = "evaluating"
     SHIFTING = "shifting"
     HOLDING = "holding"
+    AWAITING = "awaiting"
     PAUSED = "paused"
     PROMOTING = "promoting"
     SWITCHING = "switching"
@@ -68,6 +69,10 @@ class RolloutState:
     ``stable`` and ``lkg`` are what they were when it began. ``rung`` indexes ``ladder`` (per cent of traffic).
     ``exposed`` is true from the moment the candidate may have been given traffic. ``attempt`` makes operation ids
     of repeated effects differ. ``retire`` are replicas to stop when traffic has left them.
+
+    ``environment``, ``change`` (the ticket), ``requester`` and ``approval`` (the request for approval that is used up at
+    the start; empty: the policies want none) say by which right it runs. ``gates`` are the rungs (per cent) before which
+    approval is asked again; ``awaiting`` is the index of the rung that waits for it.
     """
 
     id: RolloutId
@@ -90,6 +95,12 @@ class RolloutState:
     entered_at: str = ""
     requests_seen: int = 0
     notes: tuple[str, ...] = field(default=())
+    environment: str = ""
+    change: str = ""
+    requester: str = ""
+    approval: str = ""
+    gates: tuple[int, ...] = ()
+    awaiting: int | None = None
 
     @property
     def percent(self) -> int:
@@ -130,5 +141,6 @@ class RolloutState:
             "paused_from": Phase(body["paused_from"]) if body["paused_from"] else None,
             "verdict": Verdict(body["verdict"]) if body["verdict"] else None,
             "notes": tuple(body["notes"]),
+            "gates": tuple(body.get("gates", ())),
         }
         return cls(**{**body, **typed})

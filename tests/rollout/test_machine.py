@@ -109,6 +109,33 @@ def test_silence_pauses_and_resume_asks_the_same_rung_again() -> None:
     assert (aborted.state.phase, aborted.service.weights) == (Phase.REVERTING, {"stable": 100})
 
 
+def gated(*gates: int) -> tuple[RolloutState, ServiceView]:
+    state, view = begin()
+    return replace(state, gates=gates), view
+
+
+def test_a_gate_holds_the_traffic_where_it_is_until_it_is_approved() -> None:
+    at = drive(*gated(100), *TO_EVAL, GOOD, Done(), GOOD, Done(), GOOD)
+    assert (at.state.phase, at.state.awaiting, at.service.weights) == (Phase.AWAITING, 2, {"stable": 75, "candidate": 25})
+    assert RolloutState.from_json(at.state.to_json()) == at.state
+    approved = drive(at.state, at.service, Done())
+    assert (approved.state.phase, approved.state.percent, approved.state.awaiting) == (Phase.SHIFTING, 100, None)
+    for refused in (Failed(reason="rejected"), Requested(what="abort", by="ann", seq=1)):
+        back = drive(at.state, at.service, refused)
+        assert (back.state.phase, back.service.weights) == (Phase.REVERTING, {"stable": 100})
+
+
+def test_a_gate_before_the_first_rung_waits_before_any_client_sees_the_candidate() -> None:
+    at = drive(*gated(5), *TO_EVAL, GOOD)
+    assert (at.state.phase, at.state.exposed, at.service.weights) == (Phase.AWAITING, False, {"stable": 100})
+    assert drive(at.state, at.service, Failed(reason="rejected")).state.phase is Phase.CLEANING
+
+
+def test_what_fails_while_it_is_paused_goes_back() -> None:
+    at = drive(*begin(), *TO_EVAL, GOOD, Done(), SILENT, Failed(reason="worse now"))
+    assert (at.state.phase, at.service.weights) == (Phase.REVERTING, {"stable": 100})
+
+
 def test_a_failing_gateway_never_ends_a_revert() -> None:
     at = drive(*begin(), *TO_EVAL, GOOD, Done(), BAD)
     for attempt in range(1, 30):
@@ -161,10 +188,16 @@ observations = st.one_of(
 
 
 @settings(max_examples=600)
-@given(st.sampled_from(["deploy", "rollback"]), st.booleans(), st.lists(observations, max_size=40))
-def test_laws_hold_for_every_history(kind: str, first: bool, history: list[Observation]) -> None:
+@given(
+    st.sampled_from(["deploy", "rollback"]),
+    st.booleans(),
+    st.sets(st.sampled_from([5, 25, 100])),
+    st.lists(observations, max_size=40),
+)
+def test_laws_hold_for_every_history(kind: str, first: bool, gates: set[int], history: list[Observation]) -> None:
     stable = None if first and kind == "deploy" else OLD
     state, view = begin(kind, stable, NEW if kind == "deploy" else OLDER)
+    state = replace(state, gates=tuple(gates))
     proven = False
     for seen in history:
         if state.phase.final:
@@ -176,7 +209,10 @@ def test_laws_hold_for_every_history(kind: str, first: bool, history: list[Obser
         assert RolloutState.from_json(moved.state.to_json()) == moved.state
         assert sum(moved.service.weights.values()) in ((100,) if stable else (0, 100))
         if moved.state.rung > state.rung or (moved.state.phase is Phase.PROMOTING and state.phase is Phase.HOLDING):
-            assert seen == GOOD, "only a PROMOTE verdict climbs"
+            allowed = state.phase is Phase.AWAITING and isinstance(seen, Done)
+            assert seen == GOOD or allowed, "only a PROMOTE verdict climbs, and a gate's approval after it"
+        if moved.state.phase is Phase.SHIFTING and moved.state.percent in gates:
+            assert state.phase is Phase.AWAITING, "a gated rung was reached without its approval"
         proven = proven or (state.phase is Phase.HOLDING and seen == GOOD)
         if moved.service.stable != stable and kind == "deploy":
             assert proven, "promoted without a verdict under traffic"
