@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stack.config.home import Home, HomeUnusable
 
-SECRETS = ("admin.token", "client.key", "probe.key")
+SECRETS = ("admin.token", "client.key", "probe.key", "checkpoint.key")
 
 
 def prepare(home: Home) -> None:

@@ -16,6 +16,7 @@ from stack.config.settings import OPENS, Document, HoldSettings, ServiceSettings
 from stack.core.digest import Digest
 from stack.core.strict_yaml import Ledger, at, line_of
 
+WAYS = ("file", "command", "http")
 _BACKWARDS = "must rise from step to step and end with 100"
 
 
@@ -32,6 +33,11 @@ def check(root: yaml.Node, directory: Path, ledger: Ledger) -> None:
         _check_engine(service, path, ledger)
         _check_rollout(service, path, ledger)
         _check_files(service, path, directory, ledger)
+    checkpoints = _get(_get(root, "audit"), "checkpoints")
+    _named(_get(checkpoints, "sinks"), "audit.checkpoints.sinks", ledger)
+    for path, sink in _items(_get(checkpoints, "sinks"), "audit.checkpoints.sinks"):
+        if isinstance(sink, yaml.MappingNode) and sum(_get(sink, way) is not None for way in WAYS) != 1:
+            ledger.note(sink, path, f"expected exactly one of {', '.join(WAYS)}")
 
 
 def _check_host(host: yaml.Node, path: str, ledger: Ledger) -> None:
@@ -182,6 +188,7 @@ def resolved(document: Document, path: Path, digest: Digest) -> StackSettings:
         hosts={host.name: host for host in document.hosts},
         services={service.name: _placed(service, path.parent) for service in document.services},
         gateway=document.gateway,
+        audit=document.audit,
         path=path,
         digest=digest,
     )

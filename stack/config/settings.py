@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import urlsplit
 
 from stack.config.fields import ListOf, Number, OneOf, Section, Text, Whole, setting
 from stack.core.digest import Digest
@@ -205,6 +206,53 @@ class GatewaySettings:
     """Largest request, MiB."""
 
 
+def _url(text: str) -> str:
+    """https, or http on this machine; nothing secret in it."""
+    parts = urlsplit(text)
+    loopback = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+    if not text.isascii() or " " in text or not parts.hostname or not (parts.scheme == "https" or loopback):
+        raise ValueError("expected an https:// URL, or http:// of this machine (127.0.0.1, ::1, localhost)")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ValueError("expected a URL without a user name, a password and a fragment")
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkSettings:
+    """A place off this machine's database that keeps checkpoints. Exactly one of file, command and http."""
+
+    name: str = setting(Text(_word))
+    """What `stackctl audit head` calls it."""
+    file: PurePosixPath | None = setting(Text(_absolute), None)
+    """A file to which checkpoints are appended; on another mount, or it proves little."""
+    command: tuple[str, ...] = setting(ListOf(Text(), 32), ())
+    """A program and its arguments; gets the checkpoint on its standard input. Nothing secret in it."""
+    http: str = setting(Text(_url), "")
+    """A URL to which checkpoints are posted."""
+    timeout_s: float = setting(Number(0.1, 300), 10.0)
+    """Seconds until a command or a POST has failed, and is tried again later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """When the audit log's Merkle tree is signed, and where the signed checkpoints go."""
+
+    every_s: float = setting(Number(0.1, 86_400), 60.0)
+    """Seconds after a record at which it is in a checkpoint at the latest."""
+    every_records: int = setting(Whole(1, 1_000_000), 100)
+    """Records after which a checkpoint is made earlier."""
+    sinks: tuple[SinkSettings, ...] = setting(ListOf(Section(SinkSettings), 16), ())
+    """Where they go; none: STACK_HOME/checkpoints.log, which is not off this host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """The audit log."""
+
+    checkpoints: CheckpointSettings = setting(Section(CheckpointSettings), CheckpointSettings())
+    """What lets others check it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """The file's top level, as written."""
@@ -221,6 +269,8 @@ class Document:
     """What is served."""
     gateway: GatewaySettings = setting(Section(GatewaySettings), GatewaySettings())
     """The data plane."""
+    audit: AuditSettings = setting(Section(AuditSettings), AuditSettings())
+    """The audit log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,3 +283,4 @@ class StackSettings:
     gateway: GatewaySettings
     path: Path
     digest: Digest
+    audit: AuditSettings = AuditSettings()
