@@ -45,6 +45,19 @@ class PublicKey:
         return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode("ascii").rstrip("=")
 
     @property
+    def material(self) -> bytes:
+        """The point or the modulus: what tells two keys apart, however they are dressed up."""
+        return self.parts[2 if "ecdsa-" in self.key_type or self.key_type == "ssh-rsa" else 1]
+
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """The fields of the blob, the type first."""
+        reader, parts = Reader(self.blob), []
+        while not reader.empty:
+            parts.append(reader.string())
+        return tuple(parts)
+
+    @property
     def line(self) -> str:
         """The key as a ``.pub`` file has it, without the comment."""
         return f"{self.key_type} {base64.b64encode(self.blob).decode('ascii')}"

@@ -57,6 +57,11 @@ class Reader:
             raise Malformed("a number is negative or not in its shortest form")
         return number
 
+    @property
+    def empty(self) -> bool:
+        """Whether all is read."""
+        return self._at == len(self._data)
+
     def rest(self) -> bytes:
         """All that is left."""
         return self.take(len(self._data) - self._at)

@@ -52,20 +52,11 @@ def check(key: PublicKey, algorithm: str, signature: bytes, data: bytes) -> None
 
 
 def _touched(key: PublicKey, reader: Reader, data: bytes) -> bytes:
-    """What a security key signed for ``data``, with the flags and the counter that stand behind its signature."""
+    """What a security key signed for ``data``: with its application, and the flags and counter behind the signature."""
     flags, counter = reader.byte(), reader.take(4)
     if not flags & USER_PRESENT:
         raise BadPrimitive("nobody touched the security key for it")
-    application = _application(key)
-    return hashlib.sha256(application).digest() + bytes([flags]) + counter + hashlib.sha256(data).digest()
-
-
-def _application(key: PublicKey) -> bytes:
-    fields = Reader(key.blob)
-    names_before = 3 if "ecdsa" in key.key_type else 2
-    for _ in range(names_before):
-        fields.string()
-    return fields.string()
+    return hashlib.sha256(key.parts[-1]).digest() + bytes([flags]) + counter + hashlib.sha256(data).digest()
 
 
 def _check_plain(kind: str, algorithm: str, fields: Reader, raw: bytes, signed: bytes) -> None:
