@@ -12,6 +12,7 @@ from typing import TypeGuard
 
 import yaml
 
+from stack.config.secret_references import check_secrets, placed_secrets, placed_vault
 from stack.config.settings import OPENS, Document, HoldSettings, ServiceSettings, StackSettings, SuiteSettings
 from stack.core.digest import Digest
 from stack.core.strict_yaml import Ledger, at, line_of
@@ -33,6 +34,7 @@ def check(root: yaml.Node, directory: Path, ledger: Ledger) -> None:
         _check_engine(service, path, ledger)
         _check_rollout(service, path, ledger)
         _check_files(service, path, directory, ledger)
+    check_secrets(root, ledger)
     checkpoints = _get(_get(root, "audit"), "checkpoints")
     _named(_get(checkpoints, "sinks"), "audit.checkpoints.sinks", ledger)
     for path, sink in _items(_get(checkpoints, "sinks"), "audit.checkpoints.sinks"):
@@ -191,6 +193,8 @@ def resolved(document: Document, path: Path, digest: Digest) -> StackSettings:
         audit=document.audit,
         path=path,
         digest=digest,
+        secrets=placed_secrets(document.secrets, path.parent),
+        vault=placed_vault(document.vault, path.parent),
     )
 
 

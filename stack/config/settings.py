@@ -18,6 +18,7 @@ from stack.core.release import ArtifactFormat, Engine, Launch
 
 ENGINES = ("llamacpp", "vllm", "ollama")
 FORMATS = ("gguf", "safetensors")
+SECRETS = ("admin.token", "client.key", "probe.key", "checkpoint.key")
 # What each engine can open.
 OPENS: Mapping[str, tuple[str, ...]] = {
     "llamacpp": ("gguf",),
@@ -54,6 +55,18 @@ def _absolute(text: str) -> PurePosixPath:
     if not re.fullmatch(r"/[A-Za-z0-9._/+@ -]*", text) or ".." in path.parts:
         raise ValueError("expected an absolute path of plain characters, without '..'")
     return path
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", text):
+        raise ValueError(f"{text[:60]!r} is no name of an environment variable")
+    return text
+
+
+def _mount(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._/-]{0,199}", text) or ".." in text:
+        raise ValueError(f"{text[:60]!r} is no path of Vault")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +267,50 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecretSettings:
+    """Where one secret comes from. Those that are not listed are files of STACK_HOME/secrets."""
+
+    name: str = setting(OneOf(SECRETS))
+    """Which one."""
+    origin: Literal["file", "environment", "vault"] = setting(OneOf(("file", "environment", "vault")), key="from")
+    """The kind of place."""
+    path: str = setting(Text(), "")
+    """From a file: the file, mode 0600, relative to the stack file. From Vault: the path of the KV version 2 secret."""
+    variable: str = setting(Text(_variable), "")
+    """From the environment: the variable. It is taken out of the environment of everything that is started."""
+    mount: str = setting(Text(_mount), "secret")
+    """From Vault: where its KV version 2 engine is mounted."""
+    key: str = setting(Text(), "")
+    """From Vault: the field of the secret."""
+    version: int = setting(Whole(0, 1_000_000_000), 0)
+    """From Vault: the version; 0: the newest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaultSettings:
+    """The Vault that secrets come from. Files that are named here are private (0600)."""
+
+    address: str = setting(Text())
+    """https://host:port; plain http only on this machine."""
+    namespace: str = setting(Text(_mount), "")
+    """Of Vault Enterprise; empty: none."""
+    ca_file: Path | None = setting(Text(Path), None)
+    """The certificates that prove who it is; none: those of the operating system's Python."""
+    auth: Literal["token", "approle"] = setting(OneOf(("token", "approle")), "token")
+    """How we log in."""
+    token_file: Path | None = setting(Text(Path), None)
+    """For token: the file that holds it."""
+    role_id_file: Path | None = setting(Text(Path), None)
+    """For approle."""
+    secret_id_file: Path | None = setting(Text(Path), None)
+    """For approle."""
+    approle_mount: str = setting(Text(_mount), "approle")
+    """Where the AppRole method is mounted."""
+    timeout_s: float = setting(Number(0.1, 120), 5.0)
+    """Seconds until an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Document:
     """The file's top level, as written."""
 
@@ -269,6 +326,10 @@ class Document:
     """What is served."""
     gateway: GatewaySettings = setting(Section(GatewaySettings), GatewaySettings())
     """The data plane."""
+    secrets: tuple[SecretSettings, ...] = setting(ListOf(Section(SecretSettings), 20), ())
+    """Where secrets come from that are no files of the state directory."""
+    vault: VaultSettings | None = setting(Section(VaultSettings), None)
+    """The server of those that come from Vault."""
     audit: AuditSettings = setting(Section(AuditSettings), AuditSettings())
     """The audit log."""
 
@@ -283,4 +344,6 @@ class StackSettings:
     gateway: GatewaySettings
     path: Path
     digest: Digest
+    secrets: tuple[SecretSettings, ...] = ()
+    vault: VaultSettings | None = None
     audit: AuditSettings = AuditSettings()
