@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stack.core.actions import Action
 from stack.core.digest import Digest
 from stack.core.errors import InvalidInput
 from stack.core.names import OperationId, ReplicaId
@@ -79,6 +80,14 @@ PLAYBOOKS: Mapping[str, tuple[Mapping[str, Check], Mapping[str, Check]]] = {
     "drain.yml": (_DRAIN, _GRACE),
     "observe.yml": ({}, _OPERATION),
 }
+
+PLAYBOOK_ACTIONS: Mapping[str, Action] = {
+    "deploy.yml": Action.DEPLOY,
+    "rollback.yml": Action.ROLLBACK,
+    "drain.yml": Action.DEPLOY,
+    "observe.yml": Action.READ,
+}
+"""What a playbook is for, as policies call it; a playbook without an action does not exist."""
 
 
 def checked(playbook: str, variables: Variables) -> dict[str, Any]:
