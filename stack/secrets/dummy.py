@@ -28,17 +28,13 @@ _RUNS = tuple(
 )
 _SAID = """
 account admin api apikey auth bar bearer baz canary change changed changeit changeme client credential
-credentials default demo dev dummy empty enter example examples fake fixme foo foobar guest hello here hunter
-insert invalid key letmein local localhost login masked me mock my nobody none nothing null operator pass
+credentials default demo dev dummy empty enter example examples fake fixme foo foobar goes guest hello here hunter
+insert invalid key letmein local localhost login masked me mock my nobody none nothing now null operator pass
 passphrase passwd password passwords placeholder please private prod production qwerty redacted replace replaceme
 root sample secret secrets set some staging super tbd temp temporary test tester testing tests the this to todo
 token undefined unset user username value welcome with world xxx your
 """
-_WORDS = sorted(
-    _SAID.split(),
-    key=len,
-    reverse=True,
-)
+_WORDS = sorted(_SAID.split(), key=len, reverse=True)
 _WORD = re.compile("|".join(_WORDS))
 _LEET = str.maketrans("0134578@$!", "oleastbasi")
 
@@ -70,8 +66,8 @@ def _repeats(text: str) -> bool:
 
 
 def _mostly_words(text: str) -> bool:
-    """Nothing but words and x's is left, and at most eight digits or two letters beside them."""
+    """Nothing but words and x's is left, and at most twelve digits or two letters beside them."""
     letters = re.sub(r"[^a-z]", "", text)
     rest = re.sub(r"x+", "", _WORD.sub("", letters))
     digits = sum(character.isdigit() for character in text)
-    return bool(letters) and rest != letters and len(rest) <= 2 and digits <= 8
+    return bool(letters) and rest != letters and len(rest) <= 2 and digits <= 12

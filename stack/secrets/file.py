@@ -38,12 +38,13 @@ def read_file(path: Path, name: str) -> Secret:
         if error.errno == errno.ELOOP:
             raise SecretTooOpen(path=path, detail="it is a symbolic link") from None
         raise NoSecret(name=name, place=place, detail=error.strerror or "unreadable") from error
-    with os.fdopen(descriptor, "rb") as file:
-        _require_private(os.fstat(file.fileno()), path)
-        try:
-            data = file.read(LONGEST + 3)
-        except OSError as error:
-            raise NoSecret(name=name, place=place, detail=error.strerror or "unreadable") from error
+    try:
+        _require_private(os.fstat(descriptor), path)
+        data = os.pread(descriptor, LONGEST + 3, 0)
+    except OSError as error:
+        raise NoSecret(name=name, place=place, detail=error.strerror or "unreadable") from error
+    finally:
+        os.close(descriptor)
     return usable(data, name, place)
 
 
