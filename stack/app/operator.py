@@ -9,14 +9,20 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stack.app.access import AccessDesk
+from stack.app.changes import ChangeDesk
+from stack.app.permission import Permission
+from stack.app.records import RecordsDesk
 from stack.audit.append import append
 from stack.audit.record import AuditRecord
 from stack.config.home import Home, Ports
 from stack.config.stack_yaml import StackSettings
+from stack.core.actions import Action
+from stack.core.caller import ORCHESTRATOR, Caller
 from stack.core.clock import Clock, stamp
 from stack.core.errors import Conflict, Unavailable
 from stack.core.names import RolloutId
@@ -27,6 +33,7 @@ from stack.registry.manifest import Manifest, load_manifest
 from stack.registry.progress import Progress
 from stack.registry.scrub import scrub
 from stack.registry.store import ContentStore
+from stack.rollout.gatekeeper import Ask, Refusals, requester_of
 from stack.rollout.observing import Observer
 from stack.rollout.plan import Plan
 from stack.rollout.planner import Planner, Source
@@ -45,6 +52,7 @@ _WAITING = {
     "placing": "Ansible: runtime, artifact and replica on the hosts",
     "warming": "the engine to load and answer",
     "holding": "evidence from live traffic and replay",
+    "awaiting": "an approval: stackctl change list",
     "paused": "a person: resume or abort",
 }
 
@@ -75,6 +83,11 @@ class StackOperator:
     reporter: Reporter
     worker: Worker
     reconciler: Reconciler
+    access: AccessDesk
+    changes: ChangeDesk
+    records: RecordsDesk
+    permission: Permission
+    refusals: Refusals
     clock: Clock
 
     def start(self) -> None:
@@ -91,19 +104,23 @@ class StackOperator:
         gateway = self.gateway_health()
         with self.store.reading() as tx:
             rollouts = tx.rollouts(limit=10)
+            queue = self.changes.queue(tx)
+            alerts = tx.alerts(open_only=True, limit=1000)
         return {
             "services": self.observer.services(),
             "rollouts": [rollout_json(r, self._evidence(r)) for r in rollouts],
             "gateway": gateway,
             "control_plane": {"url": f"http://127.0.0.1:{self.ports.admin}", "pid": os.getpid()},
             "environment": self.settings.environment,
+            "approvals": queue,
+            "alerts": {"open": len(alerts), "codes": sorted({alert.code for alert in alerts})},
         }
 
     def diff(self) -> Json:
         """Desired against observed."""
         desired = {}
         for service in self.settings.services.values():
-            release = self.planner.deploy(service, None, None).release
+            release = self.planner.desired(service)
             count = service.replicas * len(service.hosts)
             desired[str(service.name)] = {"model": release.model, "runtime": release.runtime.ref, "replicas": count}
         found = differences(desired, self.observer.services(), self.gateway_health())
@@ -111,12 +128,21 @@ class StackOperator:
 
     def plan(self, request: Json) -> Json:
         """What a deploy would do; nothing is changed."""
-        return _plan_json(self._plan(request))
+        plan = self._plan(request)
+        ask = self._ask(plan, Action.DEPLOY, request, "")
+        with self.store.reading() as tx:
+            standing = self.permission.gatekeeper.look(tx, ask)
+        missing = list(standing.decision.missing)
+        approvals = {"missing": missing, "who": list(standing.may)}
+        if standing.kept:
+            approvals["request"] = str(standing.request.id)
+        return {**_plan_json(plan), "risk": standing.request.risk.value, "approvals": approvals}
 
-    def deploy(self, request: Json) -> Json:
+    def deploy(self, request: Json, caller: Caller) -> Json:
         """Register, plan, and begin the rollout, unless the service already serves exactly this."""
         service = self.planner.service(request.get("service"))
-        plan = self._plan(request)
+        with self.refusals.recorded(caller.shown, Action.DEPLOY, service.name, str(request.get("change") or "")):
+            plan = self._plan(request)
         if plan.nothing_to_do:
             sick = () if request.get("dry_run") else self.reconciler.restore(service.name)
             if sick:
@@ -129,23 +155,25 @@ class StackOperator:
                 "dry_run": self.observer.dry_run(plan, self._files(source, service.format)),
                 "plan": _plan_json(plan),
             }
+        approval = self._approved(plan, Action.DEPLOY, request, caller)
         if source.manifest is not None:
-            self._admit(source.manifest, service.format, None, str(request.get("actor") or "operator"))
-        return self._begin(plan, request)
+            self._admit(source.manifest, service.format, None, caller)
+        return self._begin(plan, request, caller, approval)
 
-    def rollback(self, request: Json) -> Json:
+    def rollback(self, request: Json, caller: Caller) -> Json:
         """Back to the last known good. An open rollout is aborted instead: that is the way back then."""
         service = self.planner.service(request.get("service"))
         with self.store.reading() as tx:
             running = tx.rollouts(limit=1, service=service.name, open_only=True)
         if running:
-            self._request(running[0].id, "abort", str(request.get("actor", "operator")), "rollback by hand")
+            self._request(running[0].id, "abort", caller, "rollback by hand")
             return {"rollout": str(running[0].id), "aborting": True}
-        plan = self.planner.rollback(service)
+        with self.refusals.recorded(caller.shown, Action.ROLLBACK, service.name, str(request.get("change") or "")):
+            plan = self.planner.rollback(service, self.permission.environment(service.name, request.get("environment")))
         if plan.nothing_to_do:
             reason = f"{service.name} already serves its last known good, {plan.release.model}"
             return {"nothing_to_do": True, "reason": reason, "plan": _plan_json(plan), "status": self.status()}
-        return self._begin(plan, request)
+        return self._begin(plan, request, caller, self._approved(plan, Action.ROLLBACK, request, caller))
 
     def rollouts(self, limit: int) -> Json:
         """Newest first."""
@@ -183,20 +211,20 @@ class StackOperator:
             "waiting_for": _WAITING.get(row.phase, row.phase),
         }
 
-    def resume(self, rollout_id: str, actor: str) -> Json:
+    def resume(self, rollout_id: str, caller: Caller) -> Json:
         """Let a paused rollout ask its rung again."""
         row = self._row(rollout_id)
         if row.phase != Phase.PAUSED:
             raise NotPaused(rollout=rollout_id, state=row.phase, what="resume")
-        self._request(row.id, "resume", actor, "")
+        self._request(row.id, "resume", caller, "")
         return self.rollout(rollout_id)
 
-    def abort(self, rollout_id: str, reason: str, actor: str) -> Json:
+    def abort(self, rollout_id: str, reason: str, caller: Caller) -> Json:
         """Stop a rollout and put traffic back."""
         row = self._row(rollout_id)
         if row.closed:
             raise NotPaused(rollout=rollout_id, state=row.phase, what="abort")
-        self._request(row.id, "abort", actor, reason)
+        self._request(row.id, "abort", caller, reason)
         return self.rollout(rollout_id)
 
     def models(self) -> Json:
@@ -207,24 +235,29 @@ class StackOperator:
         """One registered model version."""
         return self._model(show(self.content, ref))
 
-    def register(self, path: str, format: str, on_progress: Callable[[Json], None]) -> Json:
+    def register(self, path: str, format: str, on_progress: Callable[[Json], None], caller: Caller) -> Json:
         """Admit a manifest's artifact."""
         wanted: ArtifactFormat = "safetensors" if format == "safetensors" else "gguf"
 
         def told(progress: Progress) -> None:
             on_progress({"text": progress.file, "done": progress.done_bytes, "total": progress.total_bytes})
 
-        return self._model(self._admit(load_manifest(Path(path)), wanted, told, "operator"))
+        manifest = load_manifest(Path(path))
+        body = {"manifest": path, "format": wanted}
+        self.permission.permitted(Action.REGISTER, f"{manifest.name}@{manifest.version}", body, "", caller)
+        return self._model(self._admit(manifest, wanted, told, caller))
 
     def verify(self, ref: str) -> Json:
         """Read every byte again."""
         return verify(self.content, ref).to_json()
 
-    def scrub(self, repair_from: str | None) -> Json:
+    def scrub(self, repair_from: str | None, caller: Caller) -> Json:
         """Verify the whole store; repair from a second copy where one is given."""
+        if repair_from:
+            self.permission.permitted(Action.REPAIR, "content store", {"repair_from": repair_from}, "", caller)
         report = scrub(self.content, Path(repair_from) if repair_from else None)
         body = report.to_json()
-        self._audit("registry.scrub", "store", "ok" if body.get("ok") else "damaged", {"report": body})
+        self._audit("registry.scrub", "store", "ok" if body.get("ok") else "damaged", {"report": body}, caller)
         return body
 
     def audit(self, limit: int, after: int) -> Json:
@@ -241,11 +274,26 @@ class StackOperator:
 
     def _plan(self, request: Json) -> Plan:
         service = self.planner.service(request.get("service"))
-        return self.planner.deploy(service, request.get("model"), request.get("runtime"))
+        environment = self.permission.environment(service.name, request.get("environment"))
+        return self.planner.deploy(service, request.get("model"), request.get("runtime"), environment)
 
-    def _begin(self, plan: Plan, request: Json) -> Json:
+    def _ask(self, plan: Plan, action: Action, request: Json, requester: str) -> Ask:
+        return Ask(
+            action=action,
+            target=plan.service,
+            environment=plan.environment,
+            plan=plan.digest,
+            requester=requester,
+            change=str(request.get("change") or ""),
+        )
+
+    def _approved(self, plan: Plan, action: Action, request: Json, caller: Caller) -> str:
+        """The request by which the policies allow this now (empty: they want none); what is missing otherwise."""
+        return self.permission.passed(self._ask(plan, action, request, requester_of(caller)), plan.to_json(), caller)
+
+    def _begin(self, plan: Plan, request: Json, caller: Caller, approval: str) -> Json:
         now = self.clock.now()
-        actor = str(request.get("actor") or "operator")
+        actor = caller.shown
         state = RolloutState(
             id=RolloutId.new(),
             service=self.settings.services[plan.service].name,
@@ -257,6 +305,11 @@ class StackOperator:
             ladder=plan.ladder,
             reason=f"asked for by {actor}" if plan.kind == "rollback" else "",
             entered_at=stamp(now),
+            environment=plan.environment,
+            change=str(request.get("change") or ""),
+            requester=requester_of(caller),
+            approval=approval,
+            gates=plan.gates,
         )
         row = RolloutRow(
             id=state.id,
@@ -279,15 +332,23 @@ class StackOperator:
                     name=state.service, stable=None, candidate=None, lkg=None, weights={}, updated_at=now
                 )
                 tx.put_service(fresh)
+            tx.put_service(replace(tx.service(state.service), environment=plan.environment))
             tx.put_release(plan.release)
             tx.put_plan(plan.digest, plan.to_json())
             tx.insert_rollout(row)
-            body = {"plan": str(plan.digest), "release": str(plan.release.digest), "steps": list(plan.steps())}
+            body = {
+                "rollout": str(state.id),
+                "plan": str(plan.digest),
+                "release": str(plan.release.digest),
+                "environment": plan.environment,
+                "approval": approval,
+                "steps": list(plan.steps()),
+            }
             record = AuditRecord(
                 actor=actor,
                 action=f"rollout.{plan.kind}",
                 target=plan.service,
-                change=str(state.id),
+                change=state.change or str(state.id),
                 result="accepted",
                 body=body,
             )
@@ -295,8 +356,12 @@ class StackOperator:
             tx.add_event(state.id, "phase", f"planned: {plan.release.model} on {plan.release.runtime.ref}", {})
         return {"rollout": str(state.id), "plan": _plan_json(plan)}
 
-    def _request(self, rollout: RolloutId, what: str, by: str, reason: str) -> None:
+    def _request(self, rollout: RolloutId, what: str, caller: Caller, reason: str) -> None:
+        action = Action.ABORT if what == "abort" else Action.RESUME
+        permit = self.permission.permitted(action, str(rollout), {"reason": reason}, "", caller)
+        by = caller.shown
         with self.store.transaction() as tx:
+            permit.use(tx, str(rollout))
             tx.add_event(rollout, REQUEST, f"{what} asked by {by}", {"what": what, "by": by, "reason": reason})
             record = AuditRecord(
                 actor=by,
@@ -309,10 +374,10 @@ class StackOperator:
             append(tx, record, self.clock)
 
     def _admit(
-        self, manifest: Manifest, wanted: ArtifactFormat, told: Callable[[Progress], None] | None, actor: str
+        self, manifest: Manifest, wanted: ArtifactFormat, told: Callable[[Progress], None] | None, caller: Caller
     ) -> ModelVersion:
         model = register(manifest, wanted, self.content, told)
-        self._audit("model.register", model.ref, "ok", {"digest": str(model.artifact.digest), "format": wanted}, actor)
+        self._audit("model.register", model.ref, "ok", {"digest": str(model.artifact.digest), "format": wanted}, caller)
         return model
 
     def _files(self, source: Source, wanted: ArtifactFormat) -> Path:
@@ -321,8 +386,12 @@ class StackOperator:
             return self.content.materialise(source.artifact)
         return (source.manifest.base / source.manifest.roots[wanted]).absolute()
 
-    def _audit(self, action: str, target: str, result: str, body: Mapping[str, Any], actor: str = "operator") -> None:
-        record = AuditRecord(actor=actor, action=action, target=target, change="", result=result, body=dict(body))
+    def _audit(
+        self, action: str, target: str, result: str, body: Mapping[str, Any], caller: Caller = ORCHESTRATOR
+    ) -> None:
+        record = AuditRecord(
+            actor=caller.shown, action=action, target=target, change="", result=result, body=dict(body)
+        )
         with self.store.transaction() as tx:
             append(tx, record, self.clock)
 

@@ -113,20 +113,11 @@ class Hosts:
     def variables(self, release: Release, place: Placement, source: str) -> dict[str, Any]:
         """What ``deploy.yml`` and ``rollback.yml`` take; ``source`` is a directory here with the artifact's files."""
         return {
-            "release_digest": str(release.digest),
-            "runtime_environment": release.runtime.environment,
-            "runtime_engine": release.runtime.engine,
-            "runtime_distribution": release.runtime.distribution,
-            "lock_digest": str(release.runtime.lock),
-            "artifact_digest": str(release.artifact),
+            **release_variables(release),
             "artifact_source": source,
             "replica_id": str(place.replica),
             "port": place.port,
             "bind_address": self.inventory[place.host].address,
-            "served_model": release.served_model,
-            "context": release.launch.context,
-            "parallel": release.launch.parallel,
-            "threads": release.launch.threads,
         }
 
     def _run(
@@ -264,6 +255,22 @@ def _going_on(context: Context) -> Callable[[], bool]:
         return True
 
     return still_alive
+
+
+def release_variables(release: Release) -> dict[str, Any]:
+    """What the playbooks are told of a release, the same for every replica."""
+    return {
+        "release_digest": str(release.digest),
+        "runtime_environment": release.runtime.environment,
+        "runtime_engine": release.runtime.engine,
+        "runtime_distribution": release.runtime.distribution,
+        "lock_digest": str(release.runtime.lock),
+        "artifact_digest": str(release.artifact),
+        "served_model": release.served_model,
+        "context": release.launch.context,
+        "parallel": release.launch.parallel,
+        "threads": release.launch.threads,
+    }
 
 
 def playbooks_digest(root: Path) -> Digest:

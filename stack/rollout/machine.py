@@ -201,7 +201,7 @@ def _judged(state: RolloutState, service: ServiceView, seen: Judged) -> Transiti
 
 
 def _toward(state: RolloutState, service: ServiceView, rung: int) -> Transition:
-    if state.ladder[rung] not in state.gates:
+    if not state.gates_before(rung):
         return _shift(state, service, rung)
     waiting = f"for approval to go to {state.ladder[rung]} %"
     return _go(replace(state, awaiting=rung), service, Phase.AWAITING, waiting)  # 15

@@ -10,10 +10,25 @@ from stack.rollout.gates import Gates
 from stack.rollout.holding import Holding
 from stack.rollout.hosts import Hosts
 from stack.rollout.machine import Done, Failed, NotWarm, Observation
+from stack.rollout.planner import Planner
 from stack.rollout.routing_push import RoutePusher
 from stack.rollout.state import Phase, Placement, RolloutState
+from stack.rollout.waiting import Waiting
 from stack.rollout.worker import Context
 
+_AS_PLANNED = frozenset(
+    {
+        Phase.PLANNED,
+        Phase.PREFLIGHT,
+        Phase.PLACING,
+        Phase.WARMING,
+        Phase.SMOKING,
+        Phase.EVALUATING,
+        Phase.SHIFTING,
+        Phase.HOLDING,
+    }
+)
+"""The way forward: each step is taken only while the plan still describes it. The way back is always open."""
 _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -24,6 +39,8 @@ class RolloutPerformer:
     hosts: Hosts
     gates: Gates
     holding: Holding
+    waiting: Waiting
+    planner: Planner
     routes: RoutePusher
     clock: Clock
 
@@ -31,6 +48,8 @@ class RolloutPerformer:
         """The effect of ``state.phase``; see ``machine.py`` for the way."""
         if state.attempt and state.phase in (Phase.REVERTING, Phase.PROMOTING, Phase.SWITCHING, Phase.CLEANING):
             self.clock.sleep(_BACKOFF_S[min(state.attempt, len(_BACKOFF_S) - 1)])
+        if state.phase in _AS_PLANNED and (other := self._departed(state)):
+            return Failed(reason=f"what would be done is not what was planned any more: {', '.join(other)}")
         effects: dict[Phase, Callable[[RolloutState, Context], Observation]] = {
             Phase.PLANNED: _nothing,
             Phase.CHECKING: self._checking,
@@ -41,6 +60,8 @@ class RolloutPerformer:
             Phase.EVALUATING: self.gates.evaluate,
             Phase.SHIFTING: self._push,
             Phase.HOLDING: self.holding.hold,
+            Phase.AWAITING: self.waiting.for_approval,
+            Phase.PAUSED: self.waiting.for_a_person,
             Phase.PROMOTING: self._push_and_list_retired,
             Phase.SWITCHING: self._push_and_list_retired,
             Phase.REVERTING: self._push,
@@ -49,6 +70,10 @@ class RolloutPerformer:
             Phase.CLEANING: self._cleaning,
         }
         return effects[state.phase](state, context)
+
+    def _departed(self, state: RolloutState) -> tuple[str, ...]:
+        forward = state.kind == "deploy" or state.phase is Phase.PLANNED
+        return self.planner.departures(state) if forward else ()
 
     def _preflight(self, state: RolloutState, context: Context) -> Observation:
         return Done(placements=self.hosts.preflight(state, context))

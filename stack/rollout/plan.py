@@ -5,6 +5,7 @@ Two plans that would do the same from the same starting state are equal, byte fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,9 +42,11 @@ class Suites:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be done: bring ``release`` into ``service`` from the starting state given by ``stable`` and ``lkg``.
+    """What will be done: bring ``release`` into ``service``, from the state ``stable``, ``lkg`` and ``weights``.
 
-    ``settings`` are the rollout's limits as JSON, ``playbooks`` the digest of the playbook tree that will run.
+    ``inventory`` says how each of ``hosts`` is reached; ``variables`` what every replica's playbook is given (its own
+    id and port apart); ``settings`` are the rollout's limits; ``playbooks`` is the digest of the playbook tree that
+    will run, ``policy`` that of the policies by which it is asked; ``gates`` the per cents before which they ask again.
     """
 
     kind: Kind
@@ -52,12 +55,17 @@ class Plan:
     release: Release
     stable: Digest | None
     lkg: Digest | None
+    weights: Mapping[str, int]
     hosts: tuple[HostName, ...]
+    inventory: Mapping[str, Mapping[str, Any]]
+    variables: Mapping[str, Any]
     replicas: int
     ladder: tuple[int, ...]
+    gates: tuple[int, ...]
     suites: Suites
     settings: dict[str, Any]
     playbooks: Digest
+    policy: Digest
 
     def to_json(self) -> dict[str, Any]:
         """The canonical body; its digest is the plan's."""
@@ -89,6 +97,7 @@ class Plan:
             "wait until ready, warm up, smoke prompts",
             "paired eval against stable" if self.stable else "eval against the absolute floor (no stable yet)",
             f"traffic {rungs}, a verdict from evidence at each",
+            *(f"wait for approval before {p} %" for p in self.gates),
             "promote; the release it replaces stays warm as last known good",
         )
 
@@ -96,3 +105,13 @@ class Plan:
 def ladder_from(ladder: tuple[int, ...], stable: Digest | None) -> tuple[int, ...]:
     """The rungs to climb: without a stable release there is nobody to share traffic with, so one rung of 100."""
     return ladder if stable else (100,)
+
+
+RUNS_ON = frozenset({"policy", "weights", "gates"})
+"""What may change once a rollout has begun: policies are asked anew at each gate, and traffic is what it moves."""
+
+
+def departures(planned: Mapping[str, Any], now: Mapping[str, Any], *, begun: bool) -> tuple[str, ...]:
+    """Which parts of a plan are not what they would be if it were made now. What it does not mention can't differ."""
+    parts = (key for key in planned if not (begun and key in RUNS_ON))
+    return tuple(key for key in parts if key not in now or planned[key] != now[key])

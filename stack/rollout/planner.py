@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from stack.config.policy_values import Policies
 from stack.config.stack_yaml import ServiceSettings, StackSettings
+from stack.core.actions import Action
+from stack.core.canonical import canonical
 from stack.core.digest import Digest
 from stack.core.errors import InvalidInput
-from stack.core.names import ServiceName
+from stack.core.names import HostName, ServiceName
 from stack.core.release import Launch, Release
+from stack.fleet.values import Host
 from stack.registry.catalogue import show
 from stack.registry.manifest import Manifest, load_manifest
 from stack.registry.store import ContentStore
-from stack.rollout.hosts import playbooks_digest
-from stack.rollout.plan import NoLastKnownGood, NoSuchService, NothingServed, Plan, Suites, ladder_from
+from stack.rollout.hosts import playbooks_digest, release_variables
+from stack.rollout.plan import NoLastKnownGood, NoSuchService, NothingServed, Plan, Suites, departures, ladder_from
+from stack.rollout.state import Kind, Phase, RolloutState
 from stack.runtimes.locks import locked_runtime
 from stack.store.rows import ServiceRow
 from stack.store.store import Store
@@ -36,11 +43,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Planner:
-    """Plans of one stack. ``playbooks`` and ``locks`` are directories."""
+    """Plans of one stack. ``playbooks`` and ``locks`` are directories; ``policies`` reads them as they are now."""
 
     settings: StackSettings
     store: Store
     content: ContentStore
+    inventory: Mapping[HostName, Host]
+    policies: Callable[[], Policies]
     playbooks: Path
     locks: Path
 
@@ -66,11 +75,18 @@ class Planner:
             raise InvalidInput(f"{manifest.name}@{manifest.version} has no {service.format} artifact")
         return Source(ref=f"{manifest.name}@{manifest.version}", artifact=artifact.digest, manifest=manifest)
 
-    def deploy(self, service: ServiceSettings, model: str | None, runtime: str | None) -> Plan:
+    def deploy(
+        self, service: ServiceSettings, model: str | None, runtime: str | None, environment: str | None = None
+    ) -> Plan:
         """Bring a model version, on a runtime, into a service."""
+        release = self.desired(service, model, runtime)
+        return self._plan("deploy", service, release, self._row(service.name), environment)
+
+    def desired(self, service: ServiceSettings, model: str | None = None, runtime: str | None = None) -> Release:
+        """The release that the stack file (or what is given) asks for."""
         source = self.source(service, model)
         engine, distribution = _runtime(runtime) if runtime else (service.runtime.engine, service.runtime.distribution)
-        release = Release(
+        return Release(
             service=service.name,
             model=source.ref,
             artifact=source.artifact,
@@ -78,10 +94,8 @@ class Planner:
             runtime=locked_runtime(engine, distribution, locks_dir=self.locks),
             launch=Launch(**asdict(service.launch)),
         )
-        row = self._row(service.name)
-        return self._plan("deploy", service, release, row)
 
-    def rollback(self, service: ServiceSettings) -> Plan:
+    def rollback(self, service: ServiceSettings, environment: str | None = None) -> Plan:
         """Go back to the service's last known good."""
         row = self._row(service.name)
         if row is None or row.stable is None:
@@ -90,32 +104,65 @@ class Planner:
             raise NoLastKnownGood(service=service.name)
         with self.store.reading() as tx:
             release = tx.release(row.lkg)
-        return self._plan("rollback", service, release, row)
+        return self._plan("rollback", service, release, row, environment)
+
+    def departures(self, state: RolloutState) -> tuple[str, ...]:
+        """Which parts of a rollout's plan would be different if it were made now; before it begins also what serves."""
+        service = self.settings.services[state.service]
+        begun = state.phase is not Phase.PLANNED
+        with self.store.reading() as tx:
+            planned, release, row = tx.plan(state.plan), tx.release(state.release), tx.service(state.service)
+        if planned is None:
+            return ("the plan itself",)
+        if begun:
+            row = replace(row, stable=state.stable, lkg=state.lkg)
+        now = self._plan(state.kind, service, release, row, state.environment or None)
+        return departures(planned, json.loads(canonical(now.to_json())), begun=begun)
+
+    def gates(self, environment: str) -> tuple[int, ...]:
+        """The per cents before which the policies ask again on the way of a deploy."""
+        asked = (g for g in self.policies().gates if g.environment == environment and g.action is Action.DEPLOY)
+        return tuple(sorted({gate.before for gate in asked}))
 
     def _row(self, name: str) -> ServiceRow | None:
         with self.store.reading() as tx:
             return next((s for s in tx.services() if s.name == name), None)
 
-    def _plan(self, kind: str, service: ServiceSettings, release: Release, row: ServiceRow | None) -> Plan:
+    def _plan(
+        self, kind: Kind, service: ServiceSettings, release: Release, row: ServiceRow | None, environment: str | None
+    ) -> Plan:
         stable = row.stable if row else None
+        ladder = ladder_from(tuple(service.rollout.ladder), stable)
+        where = environment or self.settings.environment
         return Plan(
-            kind="deploy" if kind == "deploy" else "rollback",
-            environment=self.settings.environment,
+            kind=kind,
+            environment=where,
             service=service.name,
             release=release,
             stable=stable,
             lkg=row.lkg if row else None,
+            weights=dict(row.weights) if row else {},
             hosts=tuple(service.hosts),
+            inventory={name: _reached(self.inventory[name]) for name in service.hosts},
+            variables=release_variables(release),
             replicas=service.replicas,
-            ladder=ladder_from(tuple(service.rollout.ladder), stable),
+            ladder=ladder,
+            gates=self.gates(where) if kind == "deploy" else (),
             suites=Suites(smoke=_file_digest(service.suites.smoke), evaluation=_file_digest(service.suites.evaluation)),
             settings={
                 "hold": asdict(service.rollout.hold),
                 "thresholds": asdict(service.rollout.thresholds),
+                "timeouts": asdict(service.rollout.timeouts),
                 "replay": service.rollout.replay,
             },
             playbooks=playbooks_digest(self.playbooks),
+            policy=self.policies().digest,
         )
+
+
+def _reached(host: Host) -> dict[str, Any]:
+    """How a host is reached, for the plan."""
+    return asdict(host)
 
 
 def _runtime(text: str) -> tuple[str, str]:

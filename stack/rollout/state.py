@@ -70,9 +70,9 @@ class RolloutState:
     ``exposed`` is true from the moment the candidate may have been given traffic. ``attempt`` makes operation ids
     of repeated effects differ. ``retire`` are replicas to stop when traffic has left them.
 
-    ``environment``, ``change`` (the ticket), ``requester`` and ``approval`` (the request for approval that is used up at
-    the start; empty: the policies want none) say by which right it runs. ``gates`` are the rungs (per cent) before which
-    approval is asked again; ``awaiting`` is the index of the rung that waits for it.
+    ``environment``, ``change`` (the ticket), ``requester`` and ``approval`` (the request for approval that is used up
+    at the start; empty: the policies want none) say by which right it runs. ``gates`` are the per cents of traffic
+    before which approval is asked again; ``awaiting`` is the index of the rung that waits for it.
     """
 
     id: RolloutId
@@ -106,6 +106,11 @@ class RolloutState:
     def percent(self) -> int:
         """The candidate's share of traffic at the current rung, 0-100."""
         return self.ladder[self.rung] if self.rung < len(self.ladder) else 100
+
+    def gates_before(self, rung: int) -> tuple[int, ...]:
+        """The gates to pass on the way to this rung: those above the rung before it, and not above this one."""
+        passed = self.ladder[rung - 1] if rung else 0
+        return tuple(sorted(gate for gate in self.gates if passed < gate <= self.ladder[rung]))
 
     def operation(self, name: str) -> OperationId:
         """The id of a host operation of this state: the same after a restart, another for another attempt."""

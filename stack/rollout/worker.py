@@ -20,7 +20,7 @@ from stack.core.clock import Clock, stamp
 from stack.core.errors import Conflict, StackError
 from stack.core.names import RolloutId
 from stack.rollout import tables
-from stack.rollout.machine import Failed, Observation, Requested, ServiceView, Transition, step
+from stack.rollout.machine import Done, Failed, Observation, Requested, ServiceView, Transition, step
 from stack.rollout.state import Phase, RolloutState
 from stack.store.rows import Lease, RolloutRow, ServiceRow
 from stack.store.store import Store, Transaction
@@ -70,6 +70,16 @@ class Performer(Protocol):
         """Errors of the tree become Failed; Interrupted is passed on."""
 
 
+class Gate(Protocol):
+    """Asked inside the transaction that takes a rollout over a line which policies guard."""
+
+    def admit(self, tx: Transaction, state: RolloutState) -> str | None:
+        """None: it may go on, and what allowed it is used up. Otherwise why not."""
+
+    def ended(self, tx: Transaction, state: RolloutState) -> None:
+        """The rollout is over: what was still asked for it is asked no more."""
+
+
 class Finisher(Protocol):
     """Told once a rollout is over (reports, figures). May be told twice after a crash."""
 
@@ -89,10 +99,18 @@ class Runner:
     """One rollout, from where it stands to its end, in the calling thread."""
 
     def __init__(
-        self, store: Store, performer: Performer, finisher: Finisher, clock: Clock, lead: Leadership, rollout: RolloutId
+        self,
+        store: Store,
+        performer: Performer,
+        gate: Gate,
+        finisher: Finisher,
+        clock: Clock,
+        lead: Leadership,
+        rollout: RolloutId,
     ) -> None:
         self._store = store
         self._performer = performer
+        self._gate = gate
         self._finisher = finisher
         self._clock = clock
         self._lead = lead
@@ -105,11 +123,7 @@ class Runner:
             if row.closed:
                 return
             state = RolloutState.from_json(dict(row.state))
-            asked = self._request(state)
-            if asked is None and state.phase is Phase.PAUSED:
-                self._lead.gone.wait(_POLL_S)
-                continue
-            seen = asked or self._perform(row, state)
+            seen = self._request(state) or self._perform(row, state)
             if seen is not None:
                 self._commit(row, state, seen)
 
@@ -145,6 +159,11 @@ class Runner:
             view = ServiceView(
                 stable=service.stable, candidate=service.candidate, lkg=service.lkg, weights=service.weights
             )
+            if isinstance(seen, Done) and before.phase in (Phase.PLANNED, Phase.AWAITING):
+                refusal = self._gate.admit(tx, before)
+                if refusal is not None and before.phase is Phase.AWAITING:
+                    return
+                seen = seen if refusal is None else Failed(reason=refusal)
             transition = step(before, view, seen)
             state = replace(transition.state, entered_at=transition.state.entered_at or stamp(now))
             moved = replace(
@@ -158,6 +177,8 @@ class Runner:
             tx.save_rollout(moved, expected_version=row.version, lease=self._lead.lease)
             self._write_service(tx, service, transition)
             self._write_replicas(tx, before.phase, state)
+            if state.phase.final:
+                self._gate.ended(tx, state)
             append(tx, _record(before, transition), self._clock)
             tx.add_event(
                 self._id,
@@ -218,10 +239,19 @@ class Worker:
     """Holds the orchestrator's lease and keeps one runner thread for each open rollout."""
 
     def __init__(
-        self, store: Store, performer: Performer, finisher: Finisher, clock: Clock, *, holder: str, ttl_s: float = 10.0
+        self,
+        store: Store,
+        performer: Performer,
+        gate: Gate,
+        finisher: Finisher,
+        clock: Clock,
+        *,
+        holder: str,
+        ttl_s: float = 10.0,
     ) -> None:
         self._store = store
         self._performer = performer
+        self._gate = gate
         self._finisher = finisher
         self._clock = clock
         self._holder = holder
@@ -305,7 +335,7 @@ class Worker:
             waiting = [row.id for row in tx.rollouts(limit=100, open_only=True)]
         for rollout in waiting:
             if rollout not in self._runners:
-                runner = Runner(self._store, self._performer, self._finisher, self._clock, lead, rollout)
+                runner = Runner(self._store, self._performer, self._gate, self._finisher, self._clock, lead, rollout)
                 thread = threading.Thread(target=_quietly, args=(runner,), name=f"rollout-{rollout}", daemon=True)
                 self._runners[rollout] = thread
                 thread.start()

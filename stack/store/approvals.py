@@ -61,16 +61,15 @@ class ApprovalWrites(ApprovalReads):
             raise RequestClosed(request=str(request_id), state=self.request(request_id).state.value)
 
     def add_approval(self, row: ApprovalRow) -> bool:
-        """One per person and request: True if it is new (or was taken back and is given again), False if it stands."""
+        """One per person and request, for ever: False if there is one, also one that was taken back.
+
+        Whoever still has a signature that was taken back could otherwise hand it in again.
+        """
         same = (approvals.c.request == str(row.request)) & (approvals.c.person == row.person)
-        known = self._first(select(approvals).where(same))
-        if known is not None and known["revoked_at"] is None:
+        if self._first(select(approvals).where(same)) is not None:
             return False
         values = {"fingerprint": row.fingerprint, "signature": row.signature, "created_at": stamp(row.created_at)}
-        if known is not None:
-            self._write(approvals.update().where(same).values(**values, revoked_at=None))
-        else:
-            self._write(approvals.insert().values(request=str(row.request), person=row.person, **values))
+        self._write(approvals.insert().values(request=str(row.request), person=row.person, **values))
         return True
 
     def revoke_approval(self, request_id: RequestId, person: str, at: datetime) -> bool:

@@ -116,13 +116,24 @@ def gated(*gates: int) -> tuple[RolloutState, ServiceView]:
 
 def test_a_gate_holds_the_traffic_where_it_is_until_it_is_approved() -> None:
     at = drive(*gated(100), *TO_EVAL, GOOD, Done(), GOOD, Done(), GOOD)
-    assert (at.state.phase, at.state.awaiting, at.service.weights) == (Phase.AWAITING, 2, {"stable": 75, "candidate": 25})
+    assert (at.state.phase, at.state.awaiting, at.service.weights) == (
+        Phase.AWAITING,
+        2,
+        {"stable": 75, "candidate": 25},
+    )
     assert RolloutState.from_json(at.state.to_json()) == at.state
     approved = drive(at.state, at.service, Done())
     assert (approved.state.phase, approved.state.percent, approved.state.awaiting) == (Phase.SHIFTING, 100, None)
     for refused in (Failed(reason="rejected"), Requested(what="abort", by="ann", seq=1)):
         back = drive(at.state, at.service, refused)
         assert (back.state.phase, back.service.weights) == (Phase.REVERTING, {"stable": 100})
+
+
+@pytest.mark.parametrize(
+    ("gates", "rung", "due"), [((50, 100), 2, (50, 100)), ((6,), 1, (6,)), ((5,), 1, ()), ((), 2, ())]
+)
+def test_a_gate_stands_before_the_first_rung_that_reaches_it(gates: tuple[int, ...], rung: int, due: object) -> None:
+    assert gated(*gates)[0].gates_before(rung) == due
 
 
 def test_a_gate_before_the_first_rung_waits_before_any_client_sees_the_candidate() -> None:
@@ -191,7 +202,7 @@ observations = st.one_of(
 @given(
     st.sampled_from(["deploy", "rollback"]),
     st.booleans(),
-    st.sets(st.sampled_from([5, 25, 100])),
+    st.sets(st.sampled_from([1, 5, 6, 25, 50, 100])),
     st.lists(observations, max_size=40),
 )
 def test_laws_hold_for_every_history(kind: str, first: bool, gates: set[int], history: list[Observation]) -> None:
@@ -211,7 +222,7 @@ def test_laws_hold_for_every_history(kind: str, first: bool, gates: set[int], hi
         if moved.state.rung > state.rung or (moved.state.phase is Phase.PROMOTING and state.phase is Phase.HOLDING):
             allowed = state.phase is Phase.AWAITING and isinstance(seen, Done)
             assert seen == GOOD or allowed, "only a PROMOTE verdict climbs, and a gate's approval after it"
-        if moved.state.phase is Phase.SHIFTING and moved.state.percent in gates:
+        if moved.state.phase is Phase.SHIFTING and moved.state.gates_before(moved.state.rung):
             assert state.phase is Phase.AWAITING, "a gated rung was reached without its approval"
         proven = proven or (state.phase is Phase.HOLDING and seen == GOOD)
         if moved.service.stable != stable and kind == "deploy":

@@ -22,7 +22,7 @@ from stack.rollout.reconcile import Reconciler
 from stack.rollout.state import Phase, Placement, RolloutState, Verdict
 from stack.rollout.worker import LEASE, REQUEST, Context, Interrupted, Leadership, Runner, Worker
 from stack.store.rows import RolloutRow, ServiceRow
-from stack.store.store import Store
+from stack.store.store import Store, Transaction
 
 CLOCK = SystemClock()
 LOCK = Digest.of(b"lock")
@@ -61,10 +61,27 @@ class Script:
         operation = str(state.operation(str(state.phase)))
         if operation not in self.done:
             self.done.append(operation)
+        while state.phase is Phase.PAUSED:
+            context.check()
+            CLOCK.sleep(0.02)
         if state.phase in (Phase.EVALUATING, Phase.HOLDING):
             return Judged(verdict=Verdict.PROMOTE, reason="shown")
         place = Placement(replica=ReplicaId(f"tiny-{state.id}"), host=HostName("local"), port=20001)
         return Done(placements=(place,)) if state.phase is Phase.PREFLIGHT else Done()
+
+
+class Open:
+    """A gate that lets everybody pass; or not, and says so."""
+
+    def __init__(self, refusal: str | None = None) -> None:
+        self.refusal = refusal
+        self.over: list[str] = []
+
+    def admit(self, tx: Transaction, state: RolloutState) -> str | None:
+        return self.refusal
+
+    def ended(self, tx: Transaction, state: RolloutState) -> None:
+        self.over.append(str(state.id))
 
 
 class Nobody:
@@ -117,7 +134,7 @@ def lead(store: Store, holder: str = "a") -> Leadership:
 
 
 def run(store: Store, script: Script, rollout: RolloutId, leadership: Leadership | None = None) -> None:
-    Runner(store, script, Nobody(), CLOCK, leadership or lead(store), rollout).run()
+    Runner(store, script, Open(), Nobody(), CLOCK, leadership or lead(store), rollout).run()
 
 
 def outcome(store: Store, rollout: RolloutId) -> tuple[str, str | None, str | None, dict[str, int]]:
@@ -233,7 +250,7 @@ def test_silence_pauses_until_somebody_says_resume(store: Store) -> None:
     rollout = begin(store)
     answers = iter([Verdict.INCONCLUSIVE, Verdict.PROMOTE, Verdict.PROMOTE])
     script = Script(holding=lambda state, context: Judged(verdict=next(answers), reason="?"))
-    worker = Worker(store, script, Nobody(), CLOCK, holder="w")
+    worker = Worker(store, script, Open(), Nobody(), CLOCK, holder="w")
     thread = threading.Thread(target=worker.run, args=(lambda lead: None, lambda: None))
     thread.start()
     try:
@@ -257,7 +274,7 @@ def test_a_take_over_that_fails_is_tried_again(store: Store) -> None:
         for failure in failures:
             raise failure
 
-    worker = Worker(store, Script(), Nobody(), CLOCK, holder="w")
+    worker = Worker(store, Script(), Open(), Nobody(), CLOCK, holder="w")
     thread = threading.Thread(target=worker.run, args=(on_lead, lambda: None))
     thread.start()
     try:

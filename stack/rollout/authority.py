@@ -1,0 +1,114 @@
+"""By which right a rollout goes over a line that policies guard: at its start, and before gated rungs.
+
+Asked by the worker inside the transaction that takes the step, so under the lease and together with it: what is decided
+is what is true when the step commits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stack.audit.append import append
+from stack.audit.record import AuditRecord
+from stack.core.actions import Action
+from stack.core.clock import Clock
+from stack.rollout.gatekeeper import INC_04, Ask, Gatekeeper, Standing, request_record
+from stack.rollout.state import Phase, RolloutState
+from stack.store.approval_rows import RequestState
+from stack.store.store import Reading, Transaction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authority:
+    """The worker's Gate."""
+
+    gatekeeper: Gatekeeper
+    clock: Clock
+
+    def admit(self, tx: Transaction, state: RolloutState) -> str | None:
+        """None: it may go on, and the approvals that allow it are used up."""
+        if state.phase is Phase.AWAITING:
+            return self._past_gates(tx, state)
+        decision = self.gatekeeper.use(tx, start_ask(state), state.approval, str(state.id))
+        if decision.granted:
+            return None
+        why = "; ".join((*decision.missing, *decision.refusals))
+        self._refused(tx, state, why)
+        return f"refused by policy when it was to begin: it lacks {why}"
+
+    def ended(self, tx: Transaction, state: RolloutState) -> None:
+        """Close what was still asked for it."""
+        if not state.gates:
+            return
+        for row in tx.requests(change=state.change, plan=str(state.plan), open_only=True):
+            tx.close_request(row.id, RequestState.SUPERSEDED, reason=f"rollout {state.id} is {state.phase}")
+            record = request_record(row, "change.superseded", "orchestrator", f"rollout {state.id} is {state.phase}")
+            append(tx, record, self.clock)
+
+    def looks(self, tx: Reading, state: RolloutState) -> list[Standing]:
+        """How the gates before the rung that is waited for stand."""
+        return [self.gatekeeper.look(tx, ask) for ask in gate_asks(state)]
+
+    def asks(self, tx: Transaction, state: RolloutState) -> list[Standing]:
+        """The same; opens the requests that are not there."""
+        return [self.gatekeeper.ask(tx, ask) for ask in gate_asks(state)]
+
+    def _past_gates(self, tx: Transaction, state: RolloutState) -> str | None:
+        asks = gate_asks(state)
+        standings = [self.gatekeeper.look(tx, ask) for ask in asks]
+        missing = [text for standing in standings for text in standing.decision.missing]
+        if missing or not standings:
+            return "; ".join(missing) or "no gate to pass is known"
+        for ask, standing in zip(asks, standings, strict=True):
+            used = self.gatekeeper.use(tx, ask, str(standing.request.id) if standing.kept else "", str(state.id))
+            if not used.granted:
+                return "; ".join(used.missing)
+        return None
+
+    def _refused(self, tx: Transaction, state: RolloutState, why: str) -> None:
+        body = {"what": str(_action(state)), "why": why, "plan": str(state.plan), "request": state.approval}
+        record = AuditRecord(
+            actor=state.requester or "unknown",
+            action="policy.refused",
+            target=str(state.service),
+            change=state.change or str(state.id),
+            result="refused",
+            body=body,
+        )
+        append(tx, record, self.clock)
+        title = f"refused at execution: {_action(state)} of {state.service}"
+        tx.raise_alert(INC_04, "critical", title, f"{state.requester}: {_action(state)}", body, self.clock.now())
+
+
+def start_ask(state: RolloutState) -> Ask:
+    """What the rollout's start needs."""
+    return Ask(
+        action=_action(state),
+        target=str(state.service),
+        environment=state.environment,
+        plan=state.plan,
+        requester=state.requester,
+        change=state.change,
+    )
+
+
+def gate_asks(state: RolloutState) -> list[Ask]:
+    """What the rung that is waited for needs: one for each gate on the way to it."""
+    if state.awaiting is None:
+        return []
+    return [
+        Ask(
+            action=_action(state),
+            target=str(state.service),
+            environment=state.environment,
+            plan=state.plan,
+            requester=state.requester,
+            change=state.change,
+            gate=str(gate),
+        )
+        for gate in state.gates_before(state.awaiting)
+    ]
+
+
+def _action(state: RolloutState) -> Action:
+    return Action.DEPLOY if state.kind == "deploy" else Action.ROLLBACK
