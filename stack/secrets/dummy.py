@@ -41,7 +41,7 @@ _LEET = str.maketrans("0134578@$!", "oleastbasi")
 
 def why_dummy(value: str) -> str:
     """Why this is no real secret, without the value; empty for one that may be real."""
-    text = value.strip()
+    text = value.strip().strip("\"'").strip()
     plain = text.casefold()
     if not text:
         return "it is empty"
