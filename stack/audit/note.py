@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -131,15 +132,22 @@ def open_checkpoint(note: bytes | str, key: VerifierKey) -> Checkpoint:
     return checkpoint
 
 
-def split_notes(data: bytes) -> tuple[bytes, ...]:
+def notes_in(lines: Iterable[bytes]) -> Iterator[bytes]:
     """The notes of a file that holds one after the other, an empty line between. The last must be whole."""
-    parts = data.removesuffix(b"\n").split(b"\n\n") if data else []
-    if data and not data.endswith(b"\n"):
-        raise BadNote("the last line is cut off")
-    if len(parts) % 2:
+    note, signed = b"", False
+    for line in lines:
+        if not line.endswith(b"\n") or len(note) + len(line) > LONGEST_NOTE:
+            raise BadNote("a line is cut off or too long")
+        if line == b"\n" and signed:
+            yield note
+            note, signed = b"", False
+            continue
+        signed = signed or (line != b"\n" and note.endswith(b"\n\n"))
+        note += line
+    if note and not signed:
         raise BadNote("the last note is cut off")
-    signed = [part.removesuffix(b"\n") + b"\n" for part in parts[1::2]]
-    return tuple(text + b"\n\n" + lines for text, lines in zip(parts[::2], signed, strict=True))
+    if note:
+        yield note
 
 
 def _parsed(note: bytes | str) -> tuple[str, list[tuple[str, bytes, bytes]]]:
