@@ -1,5 +1,6 @@
 # Thin wrappers of stackctl. `make help` lists them.
-# Variables: PYTHON, MODEL, SERVICE, RUNTIME, DRY_RUN=1, PYTEST_ARGS; STACK_HOME and the ports come from the environment.
+# Variables: PYTHON, MODEL, SERVICE, RUNTIME, ENV, CHANGE, DRY_RUN=1, PYTEST_ARGS; STACK_HOME, STACK_TOKEN_FILE and
+# the ports come from the environment.
 .POSIX:
 SHELL = /bin/sh
 PYTHON = python3
@@ -9,9 +10,12 @@ BIN = $(VENV)/bin
 MODEL =
 SERVICE =
 RUNTIME =
+ENV =
+CHANGE =
 DRY_RUN =
 PYTEST_ARGS =
-GIVEN = MODEL='$(MODEL)' SERVICE='$(SERVICE)' RUNTIME='$(RUNTIME)' DRY_RUN='$(DRY_RUN)'
+GIVEN = MODEL='$(MODEL)' SERVICE='$(SERVICE)' RUNTIME='$(RUNTIME)' ENVIRONMENT='$(ENV)' CHANGE='$(CHANGE)' \
+	DRY_RUN='$(DRY_RUN)'
 
 # Hash-locked packages into $(VENV), then this checkout. Nothing to do (a stat and a digest) while the lock is the same.
 INSTALL = set -eu; \
@@ -55,12 +59,14 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 : /p' Makefile | awk -F' : ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
-deploy: environment ## stack.yaml as it stands, or MODEL=models/tiny-1.1.yaml, RUNTIME=engine/distribution, DRY_RUN=1
+deploy: environment ## stack.yaml as it stands, or MODEL=, RUNTIME=engine/distribution, ENV=production CHANGE=CHG-1, DRY_RUN=1
 	@$(GIVEN); $(BIN)/stackctl deploy --up $${MODEL:+--model "$$MODEL"} $${SERVICE:+--service "$$SERVICE"} \
-	  $${RUNTIME:+--runtime "$$RUNTIME"} $${DRY_RUN:+--dry-run}
+	  $${RUNTIME:+--runtime "$$RUNTIME"} $${ENVIRONMENT:+--env "$$ENVIRONMENT"} $${CHANGE:+--change "$$CHANGE"} \
+	  $${DRY_RUN:+--dry-run}
 
 rollback: environment ## back to the last known good, by hand
-	@$(GIVEN); $(BIN)/stackctl rollback $${SERVICE:+--service "$$SERVICE"}
+	@$(GIVEN); $(BIN)/stackctl rollback $${SERVICE:+--service "$$SERVICE"} \
+	  $${ENVIRONMENT:+--env "$$ENVIRONMENT"} $${CHANGE:+--change "$$CHANGE"}
 
 status: environment ## what is true now
 	@$(BIN)/stackctl status

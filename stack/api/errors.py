@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from stack.core.errors import (
     ApprovalNeeded,
+    BypassAttempt,
     Conflict,
     InvalidInput,
     NotEnoughEvidence,
@@ -24,6 +25,7 @@ from stack.core.errors import (
 _LOG = logging.getLogger("stack.api")
 _STATUS: tuple[tuple[type[StackError], int], ...] = (
     (InvalidInput, 400),
+    (BypassAttempt, 403),
     (Refused, 409),
     (Conflict, 409),
     (NotEnoughEvidence, 409),
@@ -63,8 +65,9 @@ def answer(error: StackError, status: int | None = None, headers: Mapping[str, s
 
 
 def _problems(error: RequestValidationError) -> list[dict[str, Any]]:
-    """Where and what, without the values sent: they may be secret."""
-    return [{"path": ".".join(str(p) for p in e["loc"]), "problem": e["msg"]} for e in error.errors()]
+    """Where and what, each once, without the values sent: they may be secret."""
+    found = {(".".join(str(p) for p in e["loc"]), e["msg"]): None for e in error.errors()}
+    return [{"path": path, "problem": problem} for path, problem in found]
 
 
 async def _on_stack_error(request: Request, error: Exception) -> JSONResponse:

@@ -8,13 +8,17 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
-from stack.api import errors, routes
+from stack.api import desk_routes, document, errors, routes
+from stack.api.flood import Flood, Ledger
 from stack.api.guard import MAX_BODY, Guard
 from stack.api.operator import Operator
+from stack.api.permissions import actions_of
 from stack.config.home import Home
+from stack.core.clock import Clock, SystemClock
 from stack.core.errors import Unavailable
 
 LOOPBACK = "127.0.0.1"
+MAX_UNREAD = 64 << 10
 
 
 class PortInUse(Unavailable):
@@ -29,13 +33,22 @@ class NoToken(Unavailable):
     hint = "Run: stackctl up (it makes one), or write at least 32 random characters there with mode 0600."
 
 
-def create_app(operator: Operator, token: str, max_body: int = MAX_BODY) -> FastAPI:
-    """The ASGI application; ``token`` opens every path but /health."""
-    app = FastAPI(title="inference-stack admin API", version="1", docs_url=None, redoc_url=None)
+def create_app(operator: Operator, max_body: int = MAX_BODY, clock: Clock | None = None) -> FastAPI:
+    """The ASGI application. Refuses to exist with a route that asks for no action."""
+    app = FastAPI(
+        title="inference-stack admin API",
+        version="1",
+        description=document.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
     app.state.operator = operator
-    app.add_middleware(Guard, token=token, max_body=max_body)
-    app.include_router(routes.health)
-    app.include_router(routes.router)
+    app.state.ledger = Ledger(Flood(tell=operator.access.refused, clock=clock or SystemClock()))
+    app.add_middleware(Guard, access=operator.access, ledger=app.state.ledger, max_body=max_body)
+    for router in (routes.health, routes.router, desk_routes.router, document.router):
+        app.router.routes.extend(router.routes)
+    actions_of(app)
     errors.install(app)
     return app
 
@@ -67,9 +80,12 @@ def read_token(home: Home) -> str:
 
 def serve(operator: Operator, home: Home, port: int, listener: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT; running requests get five seconds to finish."""
-    app = create_app(operator, read_token(home))
+    read_token(home)  # without one nobody could ask for another
+    app = create_app(operator)
     config = uvicorn.Config(
         app,
+        http="h11",  # bounds what it reads of a head; the other parser does not
+        h11_max_incomplete_event_size=MAX_UNREAD,
         access_log=False,
         log_config=None,
         lifespan="off",
@@ -79,4 +95,7 @@ def serve(operator: Operator, home: Home, port: int, listener: socket.socket | N
     )
     sock = listener or bind(port)
     logging.getLogger("stack.api").info("admin API on http://%s:%d", *sock.getsockname()[:2])
-    uvicorn.Server(config).run(sockets=[sock])
+    try:
+        uvicorn.Server(config).run(sockets=[sock])
+    finally:
+        app.state.ledger.flush()

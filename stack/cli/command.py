@@ -51,12 +51,13 @@ def place() -> Place:
 
 
 def actor() -> str:
-    """Who is asking, for the audit log."""
+    """Who says to be asking: shown beside the token's name, never believed. Printable, since the API wants it so."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = f"uid-{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"[:200]
+    said = f"{user}@{socket.gethostname()}"[:200]
+    return "".join(c if c.isprintable() else "?" for c in said)
 
 
 def _want_json(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ model_option = click.option("--model", help="A manifest (models/tiny-1.1.yaml) o
 service_option = click.option("--service", help="The service; default: the only one of stack.yaml.")
 runtime_option = click.option("--runtime", help="engine/distribution, e.g. llamacpp/llama-cpp-python.")
 wait_option = click.option("--wait/--no-wait", default=True, show_default=True, help="Watch until it ends.")
+env_option = click.option("--env", "environment", help="dev, staging or production; default: stack.yaml's.")
+change_option = click.option("--change", help="The change this belongs to, e.g. CHG-1, where the policies ask for one.")
 up_option = click.option("--up", "start", is_flag=True, help="Start gateway and control plane first if need be.")
 
 
@@ -43,34 +46,59 @@ def model_named(text: str | None) -> str | None:
     return text
 
 
-def _request(model: str | None, service: str | None, runtime: str | None, *, dry_run: bool) -> Json:
-    return {
-        "service": service or None,
-        "model": model_named(model),
-        "runtime": runtime or None,
-        "dry_run": dry_run,
-        "actor": actor(),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the options of ``plan``, ``deploy`` and ``rollback`` say; empty text is as nothing."""
+
+    service: str | None = None
+    environment: str | None = None
+    change: str | None = None
+
+    def body(self) -> Json:
+        """As the API takes it."""
+        said = {"service": self.service, "environment": self.environment, "change": self.change}
+        return {name: value or None for name, value in said.items()} | {"claimed": actor()}
 
 
-@command("plan", examples="stackctl plan\nstackctl plan --model models/tiny-1.1.yaml --json")
+def _request(wanted: Wanted, model: str | None, runtime: str | None, *, dry_run: bool) -> Json:
+    return wanted.body() | {"model": model_named(model), "runtime": runtime or None, "dry_run": dry_run}
+
+
+@command(
+    "plan",
+    examples="stackctl plan\nstackctl plan --model models/tiny-1.1.yaml --json\n"
+    "stackctl plan --env production --change CHG-1",
+)
 @model_option
 @service_option
 @runtime_option
-def plan(model: str | None, service: str | None, runtime: str | None, as_json: bool) -> None:
-    """What a deploy would do: the exact plan and its digest. Changes nothing."""
-    body = AdminClient(place()).post("/plan", _request(model, service, runtime, dry_run=False))
+@env_option
+@change_option
+def plan(
+    model: str | None,
+    service: str | None,
+    runtime: str | None,
+    environment: str | None,
+    change: str | None,
+    as_json: bool,
+) -> None:
+    """What a deploy would do: the exact plan, its digest and the approvals it needs. Changes nothing."""
+    wanted = Wanted(service=service, environment=environment, change=change)
+    body = AdminClient(place()).post("/plan", _request(wanted, model, runtime, dry_run=False))
     answer(body, plan_text(body), as_json=as_json)
 
 
 @command(
     "deploy",
-    examples="stackctl deploy\nstackctl deploy --model models/tiny-1.1.yaml\nstackctl deploy --dry-run --json",
+    examples="stackctl deploy\nstackctl deploy --model models/tiny-1.1.yaml\nstackctl deploy --dry-run --json\n"
+    "stackctl deploy --env production --change CHG-1",
     codes=EXIT_CODES,
 )
 @model_option
 @service_option
 @runtime_option
+@env_option
+@change_option
 @click.option("--dry-run", is_flag=True, help="Ansible check mode: nothing is changed on any host.")
 @wait_option
 @up_option
@@ -81,6 +109,8 @@ def deploy(
     model: str | None,
     service: str | None,
     runtime: str | None,
+    environment: str | None,
+    change: str | None,
     dry_run: bool,
     wait: bool,
     start: bool,
@@ -89,7 +119,8 @@ def deploy(
 ) -> None:
     """Roll a release out behind a canary, watch it, and leave with how it ended."""
     where = place()
-    request = _request(model, service, runtime, dry_run=dry_run)
+    wanted = Wanted(service=service, environment=environment, change=change)
+    request = _request(wanted, model, runtime, dry_run=dry_run)
     if start:
         start_all(where, stack)
     client = AdminClient(where)
@@ -99,13 +130,17 @@ def deploy(
 
 @command("rollback", examples="stackctl rollback\nstackctl rollback --service tiny --no-wait", codes=EXIT_CODES)
 @service_option
+@env_option
+@change_option
 @wait_option
 @click.pass_context
-def rollback(ctx: click.Context, service: str | None, wait: bool, as_json: bool) -> None:
+def rollback(
+    ctx: click.Context, service: str | None, environment: str | None, change: str | None, wait: bool, as_json: bool
+) -> None:
     """Go back to the last known good, by hand."""
     where = place()
     client = AdminClient(where)
-    body = client.post("/rollback", {"service": service or None, "actor": actor()})
+    body = client.post("/rollback", Wanted(service=service, environment=environment, change=change).body())
     _begun(ctx, where, client, body, wait=wait, as_json=as_json, back=True)
 
 

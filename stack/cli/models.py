@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stack.cli.client import AdminClient, segment
-from stack.cli.command import answer, command, place
+from stack.cli.command import actor, answer, command, place
 from stack.cli.deploying import NoSuchManifest
 from stack.cli.screen import patiently, screen_for
 from stack.cli.tables import model_table, plan_text
@@ -36,7 +36,7 @@ def register(manifest: Path, format_: str, as_json: bool) -> None:
         screen.waiting(_progress(progress), clock.monotonic() - begun)
 
     try:
-        request = {"path": str(manifest.resolve()), "format": format_}
+        request = {"path": str(manifest.resolve()), "format": format_, "claimed": actor()}
         body = AdminClient(place()).stream("/models/register", request, show_progress)
     finally:
         screen.close()
@@ -83,7 +83,8 @@ def scrub(ctx: click.Context, repair_from: Path | None, as_json: bool) -> None:
     """Verify the whole store; with a second copy, repair what is broken."""
     copy = str(repair_from.resolve()) if repair_from else None
     client = AdminClient(place())
-    body = patiently(lambda: client.post("/models/scrub", {"repair_from": copy}), "every byte to be read")
+    request = {"repair_from": copy, "claimed": actor()}
+    body = patiently(lambda: client.post("/models/scrub", request), "every byte to be read")
     _judge(ctx, body, as_json=as_json)
 
 

@@ -54,7 +54,7 @@ def watch_(ctx: click.Context, rollout_id: str | None, as_json: bool) -> None:
 @click.pass_context
 def resume(ctx: click.Context, rollout_id: str, wait: bool, as_json: bool) -> None:
     """Let a paused rollout go on: the same step again."""
-    _steer(ctx, rollout_id, "resume", {"actor": actor()}, wait=wait, as_json=as_json)
+    _steer(ctx, rollout_id, "resume", {"claimed": actor()}, wait=wait, as_json=as_json)
 
 
 @command("abort", examples='stackctl rollout abort ro-abcdefghjk --reason "wrong model"', codes=EXIT_CODES)
@@ -64,7 +64,7 @@ def resume(ctx: click.Context, rollout_id: str, wait: bool, as_json: bool) -> No
 @click.pass_context
 def abort(ctx: click.Context, rollout_id: str, reason: str, wait: bool, as_json: bool) -> None:
     """Stop a rollout and put traffic back."""
-    _steer(ctx, rollout_id, "abort", {"actor": actor(), "reason": reason}, wait=wait, as_json=as_json)
+    _steer(ctx, rollout_id, "abort", {"claimed": actor(), "reason": reason}, wait=wait, as_json=as_json)
 
 
 def _steer(ctx: click.Context, rollout_id: str, what: str, body: dict[str, str], *, wait: bool, as_json: bool) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+from fake_desks import TOKEN
 
 from stack.api.operator import Operator
 from stack.api.server import bind, create_app
-
-TOKEN = "t" * 64
+from stack.core.clock import Clock
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,12 @@ class Served:
 
 
 @contextmanager
-def served(operator: Operator, token: str = TOKEN) -> Iterator[Served]:
+def served(operator: Operator, clock: Clock | None = None) -> Iterator[Served]:
     """Serve ``operator`` while the block runs."""
     listener = bind(0)
-    config = uvicorn.Config(create_app(operator, token), log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        create_app(operator, clock=clock), log_config=None, access_log=False, lifespan="off", http="h11"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -7,13 +7,22 @@ import http.client
 from collections.abc import Iterator
 
 import pytest
+from fake_desks import TOKEN
 from fake_operator import Busy, FakeOperator
 from hypothesis import given
 from hypothesis import strategies as st
-from served import TOKEN, Answer, Served, served
+from served import Answer, Served, served
 
-from stack.api.guard import MAX_BODY, host_allowed, token_matches
-from stack.core.errors import ApprovalNeeded, InvalidInput, NotEnoughEvidence, Refused, StackError, Unavailable
+from stack.api.guard import MAX_BODY, bearer_token, host_allowed
+from stack.core.errors import (
+    ApprovalNeeded,
+    BypassAttempt,
+    InvalidInput,
+    NotEnoughEvidence,
+    Refused,
+    StackError,
+    Unavailable,
+)
 
 ERROR_KEYS = {"code", "message", "hint", "exit_code", "facts"}
 
@@ -64,9 +73,12 @@ def test_loopback_names_are_welcome(host: str) -> None:
 
 
 @given(st.text(max_size=80))
-def test_only_the_token_matches(text: str) -> None:
-    assert token_matches(f"Bearer {text}", TOKEN) == (text.strip() == TOKEN)
-    assert not token_matches(f"Bearer {text}", "")
+def test_a_token_is_read_whole_or_not_at_all(text: str) -> None:
+    token = bearer_token([f"Bearer {text}"])
+    assert token in ("", text.strip())
+    assert token.isascii()
+    assert bearer_token([f"Bearer {text}"] * 2) == ""
+    assert bearer_token([f"Basic {text}"]) == ""
 
 
 @pytest.mark.parametrize("extra", [{}, {"Transfer-Encoding": "chunked"}])
@@ -90,9 +102,16 @@ def test_a_large_body_is_refused(api: Served, extra: dict[str, str]) -> None:
         ("POST", "/api/v1/deploy", b"{", 422),
         ("POST", "/api/v1/deploy", b"", 422),
         ("POST", "/api/v1/deploy", [], 422),
-        ("POST", "/api/v1/deploy", {"actor": "a", "force": True}, 422),
-        ("POST", "/api/v1/deploy", {"actor": "a", "dry_run": "yes"}, 422),
-        ("POST", "/api/v1/deploy", {"actor": ""}, 422),
+        ("POST", "/api/v1/deploy", {"claimed": "a", "force": True}, 422),
+        ("POST", "/api/v1/deploy", {"claimed": "a", "dry_run": "yes"}, 422),
+        ("POST", "/api/v1/deploy", {"claimed": ""}, 422),
+        ("POST", "/api/v1/deploy", {"actor": "a"}, 422),
+        ("POST", "/api/v1/deploy", {"claimed": "a\nb"}, 422),
+        ("POST", "/api/v1/deploy", {"change": "../CHG"}, 422),
+        ("POST", "/api/v1/deploy", {"environment": "Production"}, 422),
+        ("POST", "/api/v1/tokens", {"name": "x", "roles": []}, 422),
+        ("POST", "/api/v1/alerts/x/acknowledge", {}, 422),
+        ("GET", "/api/v1/changes/CHG-9", None, 404),
         ("POST", "/api/v1/models/register", {"path": "m.yaml", "format": "pickle"}, 422),
         ("GET", "/api/v1/rollouts?limit=0", None, 422),
         ("GET", "/api/v1/rollouts/ro-aaaaaaaaaa/events?wait=26", None, 422),
@@ -106,7 +125,7 @@ def test_bad_requests_have_the_one_shape(api: Served, method: str, path: str, bo
 
 
 def test_values_sent_are_not_echoed(api: Served) -> None:
-    answer = api.ask("POST", "/api/v1/deploy", {"actor": "a", "model": ["hunter2"]})
+    answer = api.ask("POST", "/api/v1/deploy", {"claimed": "a", "model": ["hunter2"]})
     assert b"hunter2" not in answer.content
     assert answer.json["error"]["facts"]["problems"] == [
         {"path": "body.model", "problem": "Input should be a valid string"}
@@ -118,6 +137,7 @@ def test_values_sent_are_not_echoed(api: Served) -> None:
     [
         (InvalidInput("x"), 400, 2),
         (Refused("x"), 409, 3),
+        (BypassAttempt("x"), 403, 3),
         (Unavailable("x"), 503, 4),
         (Busy(service="tiny", rollout="ro-1"), 409, 5),
         (NotEnoughEvidence("x"), 409, 6),

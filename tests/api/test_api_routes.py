@@ -13,8 +13,12 @@ from served import served
 from stack.api.server import NoToken, PortInUse, bind, read_token
 from stack.config.home import Home
 
-FULL = {"service": "tiny", "model": "/m.yaml", "runtime": "llamacpp/xllamacpp", "dry_run": True, "actor": "me"}
-EMPTY = {"service": None, "model": None, "runtime": None, "dry_run": False, "actor": "me"}
+ME = {"claimed": "me"}
+BY = "operator (me)"
+PLACE = {"environment": "production", "change": "CHG-1"}
+FULL = {"service": "tiny", "model": "/m.yaml", "runtime": "llamacpp/xllamacpp", "dry_run": True, **PLACE}
+EMPTY = dict.fromkeys(FULL) | {"dry_run": False}
+TOKEN_BODY = {"name": "vera", "roles": ["viewer"], "days": 3, "change": None}
 
 
 @pytest.mark.parametrize(
@@ -23,17 +27,37 @@ EMPTY = {"service": None, "model": None, "runtime": None, "dry_run": False, "act
         ("GET", "/status", None, ("status", ())),
         ("GET", "/diff", None, ("diff", ())),
         ("POST", "/plan", FULL, ("plan", (FULL,))),
-        ("POST", "/deploy", {"actor": "me"}, ("deploy", (EMPTY,))),
-        ("POST", "/rollback", {"actor": "me"}, ("rollback", ({"service": None, "actor": "me"},))),
+        ("POST", "/deploy", ME, ("deploy", (EMPTY, BY))),
+        ("POST", "/deploy", {}, ("deploy", (EMPTY, "operator"))),
+        ("POST", "/deploy", FULL, ("deploy", (FULL, "operator"))),
+        ("POST", "/rollback", PLACE, ("rollback", ({"service": None, **PLACE}, "operator"))),
         ("GET", "/rollouts?limit=3", None, ("rollouts", (3,))),
         ("GET", "/rollouts/ro-aaaaaaaaaa", None, ("rollout", ("ro-aaaaaaaaaa",))),
         ("GET", "/rollouts/ro-a/events?after=4&wait=2.5", None, ("events", ("ro-a", 4, 2.5))),
-        ("POST", "/rollouts/ro-a/resume", {"actor": "me"}, ("resume", ("ro-a", "me"))),
-        ("POST", "/rollouts/ro-a/abort", {"actor": "me", "reason": "r"}, ("abort", ("ro-a", "r", "me"))),
+        ("POST", "/rollouts/ro-a/resume", ME, ("resume", ("ro-a", BY))),
+        ("POST", "/rollouts/ro-a/abort", {**ME, "reason": "r"}, ("abort", ("ro-a", "r", BY))),
         ("GET", "/models", None, ("models", ())),
         ("GET", "/models/tiny@1.0%3Agguf", None, ("model", ("tiny@1.0:gguf",))),
         ("POST", "/models/tiny@1.0/verify", {}, ("verify", ("tiny@1.0",))),
-        ("POST", "/models/scrub", {"repair_from": "/copy"}, ("scrub", ("/copy",))),
+        ("POST", "/models/scrub", {"repair_from": "/copy"}, ("scrub", ("/copy", "operator"))),
+        ("GET", "/changes", None, ("changes", (False,))),
+        ("GET", "/changes?open=true", None, ("changes", (True,))),
+        ("GET", "/changes/CHG-1", None, ("change", ("CHG-1",))),
+        ("GET", "/changes/CHG-1/report", None, ("report", ("CHG-1",))),
+        ("POST", "/changes/CHG-1/approve", {"signature": "s\ns"}, ("approve", ("CHG-1", "s\ns", "operator"))),
+        ("POST", "/changes/CHG-1/reject", {**ME, "reason": "r"}, ("reject", ("CHG-1", "r", BY))),
+        ("POST", "/changes/CHG-1/revoke", {"reason": "r"}, ("revoke", ("CHG-1", None, "r", "operator"))),
+        (
+            "POST",
+            "/changes/CHG-1/revoke",
+            {"person": "anna", "reason": "r"},
+            ("revoke", ("CHG-1", "anna", "r", "operator")),
+        ),
+        ("GET", "/tokens", None, ("tokens", ())),
+        ("POST", "/tokens", {**TOKEN_BODY, **ME}, ("create_token", (TOKEN_BODY, BY))),
+        ("POST", "/tokens/tk-1/revoke", {"change": "CHG-2"}, ("revoke_token", ("tk-1", "CHG-2", "operator"))),
+        ("GET", "/alerts?open=1", None, ("alerts", (True,))),
+        ("POST", "/alerts/7/acknowledge", ME, ("acknowledge", (7, BY))),
         ("GET", "/admin/audit?limit=7&after=9", None, ("audit", (7, 9))),
     ],
 )

@@ -13,8 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "api"))
 
 from cli_shell import Open, Shell
+from fake_desks import TOKEN
 from fake_operator import FakeOperator
-from served import TOKEN, served
+from served import served
 
 
 @pytest.fixture
@@ -23,6 +24,7 @@ def home(tmp_path: Path) -> Path:
     secrets = tmp_path / "state" / "secrets"
     secrets.mkdir(parents=True)
     (secrets / "admin.token").write_text(TOKEN + "\n")
+    (secrets / "admin.token").chmod(0o600)
     return tmp_path / "state"
 
 

@@ -25,7 +25,7 @@ def chain(count: int) -> list[dict[str, Any]]:
 
 def opened(shell: Open, records: list[dict[str, Any]]) -> Any:
     operator = FakeOperator()
-    operator.records = records
+    operator.rows = records
     return shell(operator)
 
 

@@ -80,11 +80,11 @@ def test_no_wait_returns_at_once(shell: Open) -> None:
     opened = shell(FakeOperator("preflight"))
     result = opened.run("deploy", "--no-wait", "--model", "tiny@1.1", "--runtime", "llamacpp/llama-cpp-python")
     assert result.exit_code == 0
-    (_, (request,)) = opened.operator.calls[-1]
+    (_, (request, by)) = opened.operator.calls[-1]
     assert request["model"] == "tiny@1.1"
     assert request["runtime"] == "llamacpp/llama-cpp-python"
     assert request["dry_run"] is False
-    assert "@" in request["actor"]
+    assert "@" in by
 
 
 def test_a_paused_rollout_says_how_to_go_on(shell: Open) -> None:
