@@ -13,7 +13,6 @@ import stat
 from base64 import b64decode
 from binascii import Error as BadBase64
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -30,6 +29,7 @@ from stack.policy.sshsig import seal, signed_data, verify
 HASH = "sha512"
 LONGEST_FILE = 64 * 1024
 OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+OPENSSH_END = b"-----END OPENSSH PRIVATE KEY-----"
 OPENSSH_MAGIC = b"openssh-key-v1\0"
 
 SigningKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -51,28 +51,34 @@ def sign_with_file(path: Path, message: bytes, namespace: str, passphrase: Calla
     """The armored signature of ``message`` by the private key in ``path``; ``passphrase`` is called if it needs one."""
     data = _private_bytes(path)
     key = _loaded(path, data, namespace, passphrase)
-    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    try:
-        public = parse_public_key(line.decode("ascii"))
-    except UnusableKey as wrong:
-        raise CannotSign(wrong.detail, path=path) from wrong
+    public = _public(path, key)
     armored = seal(public.blob, namespace, HASH, _signature(key, public, signed_data(message, namespace, HASH)))
     verify(armored, message, namespace)
     return armored
 
 
+def _public(path: Path, key: SigningKey) -> PublicKey:
+    encoding, form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    try:
+        return parse_public_key(key.public_key().public_bytes(encoding, form).decode("ascii"))
+    except UnusableKey as wrong:
+        raise CannotSign(wrong.detail, path=path) from wrong
+    except ValueError as wrong:
+        raise CannotSign("its curve is none of OpenSSH's", path=path) from wrong
+
+
 def _private_bytes(path: Path) -> bytes:
     """The file's bytes, if it is a plain file of ours alone. What is checked is what is read: one open."""
     try:
-        with closing(_Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))) as file:
-            status = os.fstat(file.number)
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CannotSign("it is not a file", path=path)
             if status.st_mode & 0o077:
                 mode = f"{stat.S_IMODE(status.st_mode):04o}"
                 advice = f"chmod 600 {shlex.quote(str(path))}, and consider whether somebody has read it."
                 raise CannotSign(f"others may read it (mode {mode})", path=path, advice=advice)
-            data = os.read(file.number, LONGEST_FILE + 1)
+            data = file.read(LONGEST_FILE + 1)
     except OSError as wrong:
         raise CannotSign(wrong.strerror or str(wrong), path=path) from wrong
     if len(data) > LONGEST_FILE:
@@ -80,14 +86,9 @@ def _private_bytes(path: Path) -> bytes:
     return data
 
 
-class _Descriptor:
-    """A file descriptor that ``closing`` closes."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def close(self) -> None:
-        os.close(self.number)
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe without waiting for its other end."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _loaded(path: Path, data: bytes, namespace: str, passphrase: Callable[[], str] | None) -> SigningKey:
@@ -95,13 +96,13 @@ def _loaded(path: Path, data: bytes, namespace: str, passphrase: Callable[[], st
     encrypted = _openssh_encrypted(path, data, namespace) if in_openssh_form else _pem_encrypted(path, data)
     if encrypted and passphrase is None:
         raise WrongPassphrase("it needs a passphrase and there is nobody to ask", path=path)
-    secret = passphrase().encode() if encrypted and passphrase is not None else None
+    secret = passphrase().encode("utf-8", "surrogateescape") if encrypted and passphrase is not None else None
     load = serialization.load_ssh_private_key if in_openssh_form else serialization.load_pem_private_key
     try:
         key = load(data, secret or None)
     except UnsupportedAlgorithm as wrong:
         advice = f"Add it to your ssh-agent (ssh-add {shlex.quote(str(path))}) or run: {_command(path, namespace)}"
-        raise CannotSign("its encryption or type is not supported here", path=path, advice=advice) from wrong
+        raise CannotSign("its encryption or type can't be read here", path=path, advice=advice) from wrong
     except (ValueError, TypeError) as wrong:
         if encrypted:
             raise WrongPassphrase("the passphrase is wrong (or the file is damaged)", path=path) from wrong
@@ -121,9 +122,9 @@ def _pem_encrypted(path: Path, data: bytes) -> bool:
 
 def _openssh_encrypted(path: Path, data: bytes, namespace: str) -> bool:
     """Whether the key is encrypted; its public half stands in the clear, so a security key is known by it."""
-    lines = data.decode("ascii", "replace").split()
+    body = data.partition(OPENSSH)[2].partition(OPENSSH_END)[0]
     try:
-        reader = Reader(b64decode("".join(lines[4:-4])))
+        reader = Reader(b64decode(b"".join(body.split()), validate=True))
         if reader.take(len(OPENSSH_MAGIC)) != OPENSSH_MAGIC:
             raise Malformed("the magic is missing")
         cipher = reader.text()
@@ -131,7 +132,7 @@ def _openssh_encrypted(path: Path, data: bytes, namespace: str) -> bool:
             reader.string()
         reader.uint32()
         key_type = Reader(reader.string()).text()
-    except (BadBase64, ValueError, Malformed) as wrong:
+    except (BadBase64, Malformed) as wrong:
         raise CannotSign("the file is damaged", path=path) from wrong
     if key_type.startswith("sk-"):
         advice = f"Run: {_command(path, namespace)}  or add it to your ssh-agent: ssh-add {shlex.quote(str(path))}"
