@@ -26,11 +26,6 @@ class NoVault(InvalidInput):
     hint = "Add the section `vault` to stack.yaml."
 
 
-def secret_variables(settings: StackSettings) -> tuple[str, ...]:
-    """The environment variables that secrets are configured to come from."""
-    return tuple(found.variable for found in settings.secrets if found.origin == "environment")
-
-
 def files_to_make(settings: StackSettings) -> tuple[str, ...]:
     """The secrets that are files of the state directory: made there when they are missing."""
     elsewhere = {found.name for found in settings.secrets if found.origin != "file" or found.path}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from stack.app.operator import StackOperator
+from stack.app.sources import build_source
 from stack.config.home import Home, Ports
 from stack.config.stack_yaml import HostSettings, StackSettings, load_stack
 from stack.core.clock import Clock, SystemClock
-from stack.core.errors import Conflict, Unavailable
+from stack.core.errors import Conflict
 from stack.fleet.door import AnsibleDoor
 from stack.fleet.values import Host
 from stack.gateway.control import GatewayControl
@@ -30,16 +32,12 @@ from stack.rollout.report import Reporter
 from stack.rollout.routing_push import RoutePusher
 from stack.rollout.worker import Worker
 from stack.runtimes.locks import LOCKS_DIR
+from stack.secrets.handover import taken_over
+from stack.secrets.source import SecretSource
 from stack.store.store import Store
 
 PLAYBOOKS = Path(__file__).resolve().parents[2] / "playbooks"
 Json = dict[str, Any]
-
-
-class NoSecret(Unavailable):
-    """The secret {path} can't be read: {detail}."""
-
-    hint = "`stackctl up` makes the secrets of a state directory."
 
 
 class AlreadyServed(Conflict):
@@ -53,11 +51,13 @@ def open_operator(home: Home, stack_yaml: Path, ports: Ports) -> Iterator[StackO
     """The control plane over this home and stack file, ready to be started; closed at the end."""
     clock = SystemClock()
     settings = load_stack(stack_yaml)
+    values = taken_over(settings.secret_variables, os.environ)  # starts this program again where there are any
+    source = build_source(settings, home, values, clock)
     home.create()
     with _alone(home):
         store = Store.open(home.database, clock)
         try:
-            yield _wired(home, settings, ports, store, clock)
+            yield _wired(home, settings, ports, store, clock, source)
         finally:
             store.close()
 
@@ -73,7 +73,9 @@ def _alone(home: Home) -> Iterator[None]:
         yield
 
 
-def _wired(home: Home, settings: StackSettings, ports: Ports, store: Store, clock: Clock) -> StackOperator:
+def _wired(
+    home: Home, settings: StackSettings, ports: Ports, store: Store, clock: Clock, source: SecretSource
+) -> StackOperator:
     inventory = {h.name: _host(h, home) for h in settings.hosts.values()}
     content = ContentStore(home.content)
     content.prepare()
@@ -81,11 +83,11 @@ def _wired(home: Home, settings: StackSettings, ports: Ports, store: Store, cloc
     door = AnsibleDoor(project=PLAYBOOKS, runner_dir=home.runner, known_hosts=home.root / "known_hosts", clock=clock)
     hosts = Hosts(store=store, door=door, content=content, services=settings.services, inventory=inventory, clock=clock)
     url = f"http://{settings.gateway.host}:{ports.gateway}"
-    access = GatewayAccess(base_url=f"{url}/v1", key=_secret(home, "probe.key"))
+    access = GatewayAccess(base_url=f"{url}/v1", key=source.read("probe.key").reveal())
     routes = RoutePusher(
         store=store,
         control=control,
-        keys=_keys(home),
+        keys=_keys(source),
         limits=_gateway_limits(settings),
         addresses={name: host.address for name, host in inventory.items()},
     )
@@ -127,16 +129,9 @@ def _host(described: HostSettings, home: Home) -> Host:
     )
 
 
-def _secret(home: Home, name: str) -> str:
-    try:
-        return home.secret(name).read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise NoSecret(path=str(home.secret(name)), detail=error.strerror or "unreadable") from error
-
-
-def _keys(home: Home) -> list[Json]:
+def _keys(source: SecretSource) -> list[Json]:
     """The gateway gets hashes only. The probe key is the orchestrator's own and may choose its slice."""
-    client, probe = (hashlib.sha256(_secret(home, n).encode()).hexdigest() for n in ("client.key", "probe.key"))
+    client, probe = (hashlib.sha256(source.read(n).reveal().encode()).hexdigest() for n in ("client.key", "probe.key"))
     return [
         {"id": "client", "sha256": client, "models": None, "may_pin": False},
         {"id": "probe", "sha256": probe, "models": None, "may_pin": True},

@@ -34,10 +34,11 @@ def start_all(where: Place, stack: Path) -> dict[str, object]:
     from stack.config.stack_yaml import load_stack
 
     clock = SystemClock()
-    address = load_stack(stack.absolute()).gateway.host
+    settings = load_stack(stack.absolute())
     prepare(where.home)
     started: dict[str, object] = {}
-    for service in (starting.gateway(where, address), starting.control_plane(where, stack)):
+    gateway_ = starting.gateway(where, settings.gateway.host)
+    for service in (gateway_, starting.control_plane(where, stack, settings.secret_variables)):
         started[service.name.replace("-", "_")] = starting.ensure(service, where, clock, say_to_stderr)
     return started
 
@@ -78,7 +79,9 @@ def down(keep_replicas: bool, as_json: bool) -> None:
 def serve(stack: Path, as_json: bool) -> None:
     """Run the control plane in the foreground (it logs to stderr)."""
     where = place()
-    _become(starting.control_plane(where, stack), where)
+    from stack.config.stack_yaml import load_stack
+
+    _become(starting.control_plane(where, stack, load_stack(stack.absolute()).secret_variables), where)
 
 
 @command("gateway", examples="stackctl gateway\nSTACK_GATEWAY_PORT=8417 stackctl gateway --host 127.0.0.1")
@@ -97,4 +100,5 @@ def _become(service: starting.Service, where: Place) -> None:
         raise starting.AlreadyRuns(name=service.name, pid=found.pid)
     starting.require_free(service)
     processes.write_pid(service.pid_file(where), os.getpid())
-    os.execve(service.argv[0], service.argv, starting.environment(where))  # noqa: S606
+    environment, _ = starting.environment(where, service.secret_variables)
+    os.execve(service.argv[0], service.argv, environment)  # noqa: S606

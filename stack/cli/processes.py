@@ -69,7 +69,9 @@ def running(path: Path) -> Process | None:
     return named if named is not None and look_up(named.pid) == named else None
 
 
-def spawn(argv: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def spawn(
+    argv: Sequence[str], *, log: Path, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, with its output appended to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
@@ -80,6 +82,7 @@ def spawn(argv: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> 
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env=dict(environment),
+            pass_fds=tuple(pass_fds),
         )
 
 

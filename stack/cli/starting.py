@@ -6,7 +6,7 @@ import http.client
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from stack.cli.client import left_behind
 from stack.cli.command import Place
 from stack.core.clock import Clock
 from stack.core.errors import Conflict, StackError, Unavailable
+from stack.secrets import handover
 
 Say = Callable[[str], None]
 START_LIMIT_S = 60.0
@@ -51,6 +52,7 @@ class Service:
     up_statuses: frozenset[int]
     arguments: tuple[str, ...]
     address: str = LOOPBACK
+    secret_variables: tuple[str, ...] = ()
 
     def pid_file(self, place: Place) -> Path:
         """Where its pid stands."""
@@ -82,8 +84,8 @@ def gateway(place: Place, address: str = LOOPBACK) -> Service:
     )
 
 
-def control_plane(place: Place, stack: Path) -> Service:
-    """The admin API and the rollout worker."""
+def control_plane(place: Place, stack: Path, secret_variables: Iterable[str] = ()) -> Service:
+    """The admin API and the rollout worker. ``secret_variables``: those that ``stack.yaml`` takes secrets from."""
     arguments = ("--home", str(place.root), "--stack", str(stack.absolute()))
     return Service(
         name="control-plane",
@@ -93,18 +95,21 @@ def control_plane(place: Place, stack: Path) -> Service:
         grace_s=20.0,
         up_statuses=frozenset({200}),
         arguments=arguments,
+        secret_variables=tuple(secret_variables),
     )
 
 
-def environment(place: Place) -> dict[str, str]:
-    """The children's environment: this one, with the place spelled out."""
+def environment(place: Place, variables: Iterable[str] = ()) -> tuple[dict[str, str], list[int]]:
+    """The children's environment: what they need of this one, with the place spelled out. Secrets that are configured
+    to come from ``variables`` are handed to the child by a file in memory, never by its environment."""
     spelled = {
         "STACK_HOME": str(place.root),
         "STACK_GATEWAY_PORT": str(place.ports.gateway),
         "STACK_ADMIN_PORT": str(place.ports.admin),
         "PYTHONUNBUFFERED": "1",
     }
-    return {**os.environ, **spelled}
+    clean, descriptors = handover.handed_on(variables, os.environ, handover.collected(variables, os.environ))
+    return {**clean, **spelled}, descriptors
 
 
 def health(port: int, address: str = LOOPBACK, timeout: float = 2.0) -> int | None:
@@ -138,7 +143,10 @@ def ensure(service: Service, place: Place, clock: Clock, say: Say) -> dict[str, 
         say(f"{service.name}: already running, pid {found.pid}, port {service.port}")
         return {"pid": found.pid, "port": service.port, "started": False}
     require_free(service)
-    child = processes.spawn(service.argv, log=service.log(place), environment=environment(place))
+    inherited, descriptors = environment(place, service.secret_variables)
+    child = processes.spawn(service.argv, log=service.log(place), environment=inherited, pass_fds=descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
     processes.write_pid(service.pid_file(place), child.pid)
     _wait_healthy(service, place, child.pid, child, clock, say)
     say(f"{service.name}: started, pid {child.pid}, port {service.port}")

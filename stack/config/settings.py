@@ -317,7 +317,9 @@ class Document:
     schema: str = setting(OneOf(("1",)), "1")
     """The layout of this file."""
     environment: str = setting(Text(_word), "dev")
-    """What policies distinguish: dev, staging, prod."""
+    """What policies distinguish: dev, staging, production."""
+    policies: Path = setting(Text(Path), Path("policies"))
+    """The directory that says who must agree to what; relative to this file."""
     hosts: tuple[HostSettings, ...] = setting(
         ListOf(Section(HostSettings), 1000), (HostSettings(name=HostName("local")),)
     )
@@ -347,3 +349,9 @@ class StackSettings:
     secrets: tuple[SecretSettings, ...] = ()
     vault: VaultSettings | None = None
     audit: AuditSettings = AuditSettings()
+    policies: Path = Path("policies")
+
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The environment variables that secrets are configured to come from."""
+        return tuple(found.variable for found in self.secrets if found.origin == "environment")

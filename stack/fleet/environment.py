@@ -1,26 +1,22 @@
 """The environment and the settings that ansible-playbook gets from us: as little as works. Pure.
 
 Nothing of the control plane's environment goes on but what a host's own tools need on a local host (locale, proxies,
-certificates, pip's configuration); secrets that it may hold do not.
+certificates, pip's configuration, its URLs without credentials); secrets that it may hold do not.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-_KEPT = re.compile(
-    r"(HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|SSH_AUTH_SOCK|XDG_CONFIG_HOME|PIP_[A-Z_]+"
-    r"|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy|all_proxy))\Z"
-)
+from stack.secrets.inherited import for_tools
 
 
 def ansible_environment(
     inherited: Mapping[str, str], *, binaries: Path, project: Path, private: Path, control: Path, known_hosts: Path
 ) -> dict[str, str]:
     """The whole environment of one run."""
-    kept = {key: value for key, value in inherited.items() if _KEPT.match(key)}
+    kept = for_tools(inherited)
     ssh = (
         "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o ConnectTimeout=10 -o StrictHostKeyChecking=yes"
         f' -o UserKnownHostsFile="{known_hosts}" -o GlobalKnownHostsFile=/dev/null'
