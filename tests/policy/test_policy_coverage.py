@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import pytest
+from fastapi import FastAPI
 
+from stack.api.permissions import OPEN_ROUTES, actions_of
+from stack.api.server import create_app
 from stack.cli.actions import COMMAND_ACTIONS
 from stack.cli.main import cli
 from stack.config.policies import load_policies
@@ -30,10 +35,35 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[str]:
             yield " ".join((*path, name))
 
 
+@pytest.fixture(scope="module")
+def api() -> FastAPI:
+    """The admin API; its operator is never asked anything here."""
+    return create_app(cast(Any, SimpleNamespace(access=SimpleNamespace(refused=None))))
+
+
+def test_every_route_has_an_action_and_only_health_is_open(api: FastAPI) -> None:
+    found = actions_of(api)
+    served = {(method, getattr(route, "path", "")) for route in api.routes for method in getattr(route, "methods", ())}
+    assert len(found) > 20
+    assert served - set(found) == OPEN_ROUTES == {("GET", "/health")}
+
+
+def test_what_changes_something_does_not_ask_for_reading_only(api: FastAPI) -> None:
+    reading = {name for name, action in actions_of(api).items() if action in (Action.READ, Action.READ_AUDIT)}
+    assert {name for name in reading if name[0] != "GET"} <= {("POST", "/api/v1/plan")}
+
+
+def test_every_action_is_asked_for_somewhere(api: FastAPI) -> None:
+    """RUN is asked for by commands on this machine, RESTORE_REPLICA by the orchestrator itself."""
+    asked = set(actions_of(api).values()) | {Action.RUN, Action.RESTORE_REPLICA, Action.SIMULATE}
+    assert asked == set(Action)
+
+
 def test_every_command_has_an_action() -> None:
     found = sorted(commands(cli))
     assert len(found) > 20
     assert [command for command in found if command not in COMMAND_ACTIONS] == []
+    assert set(COMMAND_ACTIONS.values()) == set(Action) - {Action.SIMULATE, Action.RESTORE_REPLICA}
 
 
 def test_every_playbook_has_an_action() -> None:
