@@ -92,10 +92,10 @@ class Guard:
             await answer(error)(scope, receive, send)
             return
         if refusal is not None:
-            error, status = refusal
-            await self._account(scope, error)
+            refused, status = refusal
+            await self._account(scope, refused)
             headers = {"www-authenticate": "Bearer"} if status == 401 else None
-            await answer(error, status, headers)(scope, receive, send)
+            await answer(refused, status, headers)(scope, receive, send)
             return
         await self._counted(scope, receive, send)
 
