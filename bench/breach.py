@@ -39,6 +39,7 @@ from bench.stage import ROOT, BenchFailed, Stage, free_ports
 from bench.standin import ANSWER, StandInDoor
 from bench.timeline import moment
 from stack.app import open_operator
+from stack.core.caller import Caller
 from stack.app.operator import StackOperator
 from stack.cli.setup import prepare
 from stack.config.home import Home, Ports
@@ -54,6 +55,7 @@ FAULTS = (
 )
 HEALTHY_S = (0.5, 4.0)  # while the replay still runs, and after it, when there are many good answers already
 PATIENCE_S = 60.0
+BENCH = Caller(name="bench", roles=frozenset({"admin"}))
 SUITE = {
     "prompts": ["{{prompt}}"],
     "tests": [
@@ -110,7 +112,7 @@ def measure(*, rounds: int) -> Report:
 def _round(
     operator: StackOperator, home: Home, door: StandInDoor, fault: dict[str, Any], healthy_s: float
 ) -> dict[str, Any]:
-    begun = operator.deploy({"model": str(ROOT / "models/tiny-1.1.yaml"), "actor": "bench"})
+    begun = operator.deploy({"model": str(ROOT / "models/tiny-1.1.yaml")}, BENCH)
     rollout = str(begun["rollout"])
     events = Events(operator, rollout)
     events.wait(lambda e: e["text"].startswith("holding"))
@@ -199,7 +201,7 @@ def _require_zero(home: Home) -> None:
 
 def _deploy_first(place: Path, home: Home, where: Stage, door: StandInDoor) -> None:
     with _operator(place, FIRST, home, where, door) as operator:
-        events = Events(operator, str(operator.deploy({"actor": "bench"})["rollout"]))
+        events = Events(operator, str(operator.deploy({}, BENCH)["rollout"]))
         events.wait_closed()
         if operator.status()["rollouts"][0]["state"] != "promoted":
             raise BenchFailed("the first release: " + "; ".join(e["text"] for e in events.seen[-8:]))
@@ -209,6 +211,9 @@ def _deploy_first(place: Path, home: Home, where: Stage, door: StandInDoor) -> N
 def _operator(place: Path, text: str, home: Home, where: Stage, door: StandInDoor) -> Iterator[StackOperator]:
     (place / "suite.json").write_text(json.dumps(SUITE))
     (place / "stack.yaml").write_text(text)
+    (place / "policies").mkdir(exist_ok=True)
+    for file in (ROOT / "policies").iterdir():
+        (place / "policies" / file.name).write_bytes(file.read_bytes())
     ports = Ports(gateway=where.gateway_port, admin=where.admin_port)
     with (
         patch("stack.app.wiring.AnsibleDoor", lambda **_: door),

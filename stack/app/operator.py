@@ -18,6 +18,7 @@ from stack.app.changes import ChangeDesk
 from stack.app.permission import Permission
 from stack.app.records import RecordsDesk
 from stack.audit.append import append
+from stack.audit.checkpointer import Checkpointer
 from stack.audit.record import AuditRecord
 from stack.config.home import Home, Ports
 from stack.config.stack_yaml import StackSettings
@@ -88,16 +89,19 @@ class StackOperator:
     records: RecordsDesk
     permission: Permission
     refusals: Refusals
+    checkpointer: Checkpointer
     clock: Clock
 
     def start(self) -> None:
         """Begin to drive rollouts, in a thread of its own."""
         hooks = (self.reconciler.on_lead, self.reconciler.tick)
         threading.Thread(target=self.worker.run, args=hooks, name="worker", daemon=True).start()
+        self.checkpointer.start()
 
     def stop(self) -> None:
         """Stop driving and give the lease back; open rollouts go on with the next start."""
         self.worker.stop()
+        self.checkpointer.stop()
 
     def status(self) -> Json:
         """What is true now."""

@@ -6,14 +6,24 @@ import fcntl
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stack.app.access import AccessDesk
+from stack.app.changes import ChangeDesk
 from stack.app.operator import StackOperator
+from stack.app.permission import Permission
+from stack.app.records import RecordsDesk
 from stack.app.sources import build_source
+from stack.audit.checkpointer import Checkpointer
+from stack.audit.keys import DEFAULT_LOG, PUBLIC_FILE, publish, signer_from
+from stack.audit.sinks import make_sinks
 from stack.config.home import Home, Ports
+from stack.config.policies import load_policies
+from stack.config.policy_values import Policies
 from stack.config.stack_yaml import HostSettings, StackSettings, load_stack
 from stack.core.clock import Clock, SystemClock
 from stack.core.errors import Conflict
@@ -21,6 +31,9 @@ from stack.fleet.door import AnsibleDoor
 from stack.fleet.values import Host
 from stack.gateway.control import GatewayControl
 from stack.registry.store import ContentStore
+from stack.rollout.authority import Authority
+from stack.rollout.change_report import ChangeReporter
+from stack.rollout.gatekeeper import Gatekeeper, Refusals
 from stack.rollout.gates import Gates, GatewayAccess
 from stack.rollout.holding import Holding
 from stack.rollout.hosts import Hosts
@@ -30,6 +43,7 @@ from stack.rollout.planner import Planner
 from stack.rollout.reconcile import Reconciler
 from stack.rollout.report import Reporter
 from stack.rollout.routing_push import RoutePusher
+from stack.rollout.waiting import Waiting
 from stack.rollout.worker import Worker
 from stack.runtimes.locks import LOCKS_DIR
 from stack.secrets.handover import taken_over
@@ -91,14 +105,28 @@ def _wired(
         limits=_gateway_limits(settings),
         addresses={name: host.address for name, host in inventory.items()},
     )
+    policies = partial(load_policies, settings.policies)
+    planner = Planner(
+        settings=settings,
+        store=store,
+        content=content,
+        inventory=inventory,
+        policies=policies,
+        playbooks=PLAYBOOKS,
+        locks=LOCKS_DIR,
+    )
+    permission, changes, authority = _gates(settings, store, policies, clock)
     performer = RolloutPerformer(
         hosts=hosts,
         gates=Gates(store=store, services=settings.services, access=access, inventory=inventory, clock=clock),
         holding=Holding(store=store, services=settings.services, access=access, control=control, clock=clock),
+        waiting=Waiting(store=store, control=control, services=settings.services, authority=authority, clock=clock),
+        planner=planner,
         routes=routes,
         clock=clock,
     )
     reporter = Reporter(store=store, root=home.evidence)
+    records, checkpointer = _log(home, settings, store, source, clock)
     holder = f"{socket.gethostname()}/{home.root}"
     return StackOperator(
         home=home,
@@ -106,13 +134,64 @@ def _wired(
         settings=settings,
         store=store,
         content=content,
-        planner=Planner(settings=settings, store=store, content=content, playbooks=PLAYBOOKS, locks=LOCKS_DIR),
+        planner=planner,
         observer=Observer(store=store, control=control, hosts=hosts, inventory=inventory, gateway_url=url, clock=clock),
         reporter=reporter,
-        worker=Worker(store, performer, reporter, clock, holder=holder),
+        worker=Worker(store, performer, authority, reporter, clock, holder=holder),
         reconciler=Reconciler(store=store, hosts=hosts, routes=routes, inventory=inventory, clock=clock),
+        access=AccessDesk(
+            store=store,
+            home=home,
+            policies=policies,
+            refusals=permission.refusals,
+            permitted=permission.permitted,
+            clock=clock,
+        ),
+        changes=changes,
+        records=records,
+        permission=permission,
+        refusals=permission.refusals,
+        checkpointer=checkpointer,
         clock=clock,
     )
+
+
+def _gates(
+    settings: StackSettings, store: Store, policies: Callable[[], Policies], clock: Clock
+) -> tuple[Permission, ChangeDesk, Authority]:
+    """Everything that asks the policies."""
+    gatekeeper = Gatekeeper(policies=policies, clock=clock)
+    reports = ChangeReporter(store=store, clock=clock)
+    refusals = Refusals(store=store, clock=clock)
+    permission = Permission(
+        store=store,
+        gatekeeper=gatekeeper,
+        refusals=refusals,
+        policies=policies,
+        environment_of_stack=settings.environment,
+        clock=clock,
+    )
+    changes = ChangeDesk(
+        store=store,
+        gatekeeper=gatekeeper,
+        refusals=refusals,
+        policies=policies,
+        report_of=reports.report,
+        clock=clock,
+    )
+    return permission, changes, Authority(gatekeeper=gatekeeper, reports=reports, clock=clock)
+
+
+def _log(
+    home: Home, settings: StackSettings, store: Store, source: SecretSource, clock: Clock
+) -> tuple[RecordsDesk, Checkpointer]:
+    """What makes the audit log something that others can check."""
+    kept = settings.audit.checkpoints
+    signer = signer_from(source.read("checkpoint.key").reveal(), "checkpoint.key")
+    publish(home.root / PUBLIC_FILE, signer.key)
+    sinks = make_sinks(kept, home.root / DEFAULT_LOG, os.environ)
+    checkpointer = Checkpointer(store, signer, sinks, clock, every_s=kept.every_s, every_records=kept.every_records)
+    return RecordsDesk(store, signer.key, sinks), checkpointer
 
 
 def _host(described: HostSettings, home: Home) -> Host:

@@ -38,8 +38,13 @@ def load_signer(path: Path) -> Signer:
         raise NoCheckpointKey(error.strerror or str(error), path=path) from error
     if not stat.S_ISREG(mode) or mode & 0o077:
         raise NoCheckpointKey("others can read it, or it is no file", path=path)
+    return signer_from(text, str(path))
+
+
+def signer_from(text: str, place: str) -> Signer:
+    """From the secret's text: 64 hex digits. ``place`` is where it came from, for the error."""
     if not _SEED.match(text):
-        raise NoCheckpointKey("it does not hold 64 hex digits", path=path)
+        raise NoCheckpointKey("it does not hold 64 hex digits", path=place)
     return signer_of(bytes.fromhex(text.strip()))
 
 

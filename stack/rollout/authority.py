@@ -12,6 +12,7 @@ from stack.audit.append import append
 from stack.audit.record import AuditRecord
 from stack.core.actions import Action
 from stack.core.clock import Clock
+from stack.rollout.change_report import ChangeReporter
 from stack.rollout.gatekeeper import INC_04, Ask, Gatekeeper, Standing, request_record
 from stack.rollout.state import Phase, RolloutState
 from stack.store.approval_rows import RequestState
@@ -23,6 +24,7 @@ class Authority:
     """The worker's Gate."""
 
     gatekeeper: Gatekeeper
+    reports: ChangeReporter
     clock: Clock
 
     def admit(self, tx: Transaction, state: RolloutState) -> str | None:
@@ -37,9 +39,12 @@ class Authority:
         return f"refused by policy when it was to begin: it lacks {why}"
 
     def ended(self, tx: Transaction, state: RolloutState) -> None:
-        """Close what was still asked for it."""
-        if not state.gates:
-            return
+        """Close what was still asked for it, and put the report of the change on record."""
+        if state.gates:
+            self._close(tx, state)
+        self.reports.record(tx, state)
+
+    def _close(self, tx: Transaction, state: RolloutState) -> None:
         for row in tx.requests(change=state.change, plan=str(state.plan), open_only=True):
             tx.close_request(row.id, RequestState.SUPERSEDED, reason=f"rollout {state.id} is {state.phase}")
             record = request_record(row, "change.superseded", "orchestrator", f"rollout {state.id} is {state.phase}")

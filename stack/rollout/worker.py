@@ -77,7 +77,7 @@ class Gate(Protocol):
         """None: it may go on, and what allowed it is used up. Otherwise why not."""
 
     def ended(self, tx: Transaction, state: RolloutState) -> None:
-        """The rollout is over: what was still asked for it is asked no more."""
+        """The rollout is over: what was still asked for it is asked no more, and the change is reported."""
 
 
 class Finisher(Protocol):
@@ -177,9 +177,9 @@ class Runner:
             tx.save_rollout(moved, expected_version=row.version, lease=self._lead.lease)
             self._write_service(tx, service, transition)
             self._write_replicas(tx, before.phase, state)
+            append(tx, _record(before, transition), self._clock)
             if state.phase.final:
                 self._gate.ended(tx, state)
-            append(tx, _record(before, transition), self._clock)
             tx.add_event(
                 self._id,
                 "phase",
@@ -360,9 +360,9 @@ def _record(before: RolloutState, transition: Transition) -> AuditRecord:
         actor="orchestrator",
         action=transition.action,
         target=str(before.service),
-        change=str(before.id),
+        change=before.change or str(before.id),
         result=transition.result,
-        body={**transition.facts, "release": str(before.release), "plan": str(before.plan)},
+        body={**transition.facts, "rollout": str(before.id), "release": str(before.release), "plan": str(before.plan)},
     )
 
 

@@ -48,6 +48,11 @@ class JournalReads(Session):
         query = select(audit).where(audit.c.seq >= start).order_by(audit.c.seq).limit(limit)
         return tuple(AuditRow.from_row(row) for row in self._all(query))
 
+    def audit_of(self, change: str) -> tuple[AuditRow, ...]:
+        """All records of a change, in order."""
+        query = select(audit).where(audit.c.change == as_text(change)).order_by(audit.c.seq)
+        return tuple(AuditRow.from_row(row) for row in self._all(query))
+
 
 class JournalWrites(JournalReads):
     """Writing down."""

@@ -74,6 +74,7 @@ _SECOND = (
         size BIGINT NOT NULL PRIMARY KEY, root TEXT NOT NULL, note TEXT NOT NULL, created_at TEXT NOT NULL)""",
     """CREATE TABLE deliveries (
         sink TEXT NOT NULL PRIMARY KEY, size BIGINT NOT NULL, error TEXT NOT NULL, updated_at TEXT NOT NULL)""",
+    "CREATE INDEX audit_by_change ON audit (change)",
     "ALTER TABLE services ADD COLUMN environment TEXT NOT NULL DEFAULT ''",
 )
 

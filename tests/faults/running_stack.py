@@ -80,6 +80,7 @@ def stack_file(folder: Path, rollout: Json, service: Json, host: Json | None = N
             tiny["rollout"][key] = value
     tiny.update(service)
     settings["hosts"][0].update(host or {})
+    settings["policies"] = str(REPOSITORY / "policies")
     path = folder / "stack.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return path

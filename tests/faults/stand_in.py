@@ -23,10 +23,12 @@ from stack.app import open_operator, wiring
 from stack.app.operator import StackOperator
 from stack.cli.setup import prepare
 from stack.config.home import Home, Ports
+from stack.core.caller import Caller
 from stack.fleet.values import HostEvent, Operation, OperationResult
 
 FAULTY = REPOSITORY / "tests" / "gateway" / "faulty_server.py"
 TEXT = "w0 w1 w2"
+TEST = Caller(name="test", roles=frozenset({"admin"}))
 
 
 @dataclass
@@ -126,7 +128,7 @@ class StandInStack:
             until(lambda: not alive(self.gateway_pid))
 
     def begin(self, model: str) -> str:
-        return str(self.operator.deploy({"model": str(MODELS / f"tiny-{model}.yaml"), "actor": "test"})["rollout"])
+        return str(self.operator.deploy({"model": str(MODELS / f"tiny-{model}.yaml")}, TEST)["rollout"])
 
     def phase(self, rollout: str) -> str:
         return str(self.files.row(rollout)["phase"])

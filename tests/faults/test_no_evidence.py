@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from running_stack import until
-from stand_in import StandInStack, stand_in_stack, stop_driving
+from stand_in import TEST, StandInStack, stand_in_stack, stop_driving
 
 pytestmark = [pytest.mark.faults]
 Count = Callable[[str], None]
@@ -26,10 +26,10 @@ def test_no_traffic_and_no_replay_pauses_and_never_promotes(
             assert (state["verdict"], state["paused_from"]) == ("INCONCLUSIVE", "holding")
             assert "0 of 40 requests" in state["reason"]
             assert "no data for error_rate" in state["reason"], "the eval before traffic is not traffic"
-            stack.operator.resume(rollout, "test")
+            stack.operator.resume(rollout, TEST)
             until(lambda: len(stack.told(rollout, "verdict")) > paused)  # noqa: B023 - called at once
         until(lambda: stack.phase(rollout) == "paused")
-        stack.operator.abort(rollout, "no evidence", "test")
+        stack.operator.abort(rollout, "no evidence", TEST)
         over = stack.files.ended(rollout, also=())
         assert (over["phase"], over["verdict"]) == ("rolled_back", "ROLLBACK")
         assert "aborted by test: no evidence" in over["reason"]
@@ -50,7 +50,7 @@ def test_an_eval_too_small_to_decide_pauses_before_any_traffic(
         assert (state["verdict"], state["paused_from"], state["exposed"]) == ("INCONCLUSIVE", "evaluating", False)
         assert "8 tests, 50 are needed" in state["reason"]
         assert stack.told(rollout, "traffic") == []
-        stack.operator.abort(rollout, "", "test")
+        stack.operator.abort(rollout, "", TEST)
         assert stack.files.ended(rollout, also=())["phase"] == "rolled_back"
         counted(f"eval data too small: paused, candidate never routed; {state['reason']}")
 
@@ -82,7 +82,7 @@ def test_a_gateway_that_is_dead_while_traffic_must_go_back(
         rollout = stack.begin("1.1")
         until(lambda: stack.phase(rollout) == "holding")
         stack.kill_gateway()
-        stack.operator.abort(rollout, "gateway is dead", "test")
+        stack.operator.abort(rollout, "gateway is dead", TEST)
         until(lambda: stack.files.row(rollout)["attempt"] >= 3)
         assert stack.phase(rollout) == "reverting"
         tried = stack.files.row(rollout)["attempt"]
