@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 
 from stack.api.operator import Json
@@ -18,6 +18,7 @@ LARGEST = 2**53 - 1
 
 router = APIRouter(prefix="/api/v1/admin/audit")
 Count = Annotated[int, Query(ge=1, le=LARGEST)]
+Number = Annotated[int, Path(ge=1, le=LARGEST)]
 Perhaps = Annotated[int | None, Query(ge=1, le=LARGEST)]
 
 
@@ -28,13 +29,14 @@ def get_head(operator: Ops) -> Json:
 
 
 @router.get("/records/{seq}", **asks(Action.READ_AUDIT))
-def get_record(seq: int, operator: Ops) -> Json:
+def get_record(seq: Number, operator: Ops) -> Json:
     """One record with its leaf hash."""
     return operator.records.show(seq)
 
 
 @router.get("/proof/{seq}", **asks(Action.READ_AUDIT))
-def get_proof(seq: int, operator: Ops, size: Perhaps = None) -> Json:
+def get_proof(seq: Number, operator: Ops, size: Number = Annotated[int, Path(ge=1, le=LARGEST)]
+Perhaps = None) -> Json:
     """That a record is in the tree of ``size``; without it, in that of the newest checkpoint."""
     return operator.records.prove(seq, size)
 

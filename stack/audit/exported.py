@@ -157,12 +157,12 @@ class _Check:
         if not (_is_count(start) and _is_count(size) and 1 <= start <= size + 1 and isinstance(nodes, list)):
             raise _Bad("the header is not that of an export")
         hashes = [_hash(node) for node in nodes]
-        self.tree = Frontier(start - 1, tuple(h for h in hashes if h is not None))
-        if None in hashes or not self.tree.sound or not isinstance(head, str):
+        tree = Frontier(start - 1, tuple(h for h in hashes if h is not None))
+        if None in hashes or not tree.sound or not isinstance(head, str):
             raise _Bad("the header is not that of an export")
         if start == 1 and head != GENESIS:
             raise _Bad("the header is not that of an export")
-        self.start, self.size, self.head = start, size, head
+        self.tree, self.start, self.size, self.head = tree, start, size, head
         self._compare()
 
     def _record(self, line: bytes) -> None:
@@ -195,8 +195,12 @@ class _Check:
     def _checkpoint(self, line: bytes) -> None:
         said, size = _object(line), self.tree.size
         checkpoint = _opened(said.get("note"), self.key) if said is not None else None
-        if checkpoint is None or said is None or set(said) != {"kind", "note"} or checkpoint.size != size:
+        if checkpoint is None or said is None or set(said) != {"kind", "note"} or checkpoint.size < size:
             raise _Bad(f"the export's own checkpoint after record {size} is not good")
+        if checkpoint.size > size:
+            raise _Bad(
+                f"record {self.due} is missing: the checkpoint of {checkpoint.size} stands in its place", self.due
+            )
         if checkpoint.root != self.tree.root:
             raise _Bad(_anew(self.agreed + 1, size, "in the export"), self.agreed + 1, size)
         self.agreed, self.embedded = size, self.embedded + 1

@@ -268,8 +268,10 @@ class Check:
             found, root = open_checkpoint(said["note"].encode(), self.key)
         except BadNote:
             raise wrong from None
-        if found != size:
+        if found < size:
             raise wrong
+        if found > size:
+            raise Bad(f"record {self.due} is missing: the checkpoint of {found} stands in its place", self.due)
         if root != self.tree.root:
             raise Bad(anew(self.agreed + 1, size, "in the export"), self.agreed + 1, size)
         self.agreed, self.embedded = size, self.embedded + 1

@@ -21,9 +21,9 @@ from stack.audit.note import (
     Checkpoint,
     Signer,
     VerifierKey,
+    notes_in,
     open_checkpoint,
     open_note,
-    split_notes,
 )
 
 PETER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
@@ -127,9 +127,17 @@ def test_a_witness_may_sign_as_well() -> None:
     assert open_checkpoint(both, SIGNER.key) == POINT == Checkpoint.parse(open_note(both, witness.key))
 
 
+def split_notes(data: bytes) -> tuple[bytes, ...]:
+    """All notes of a file."""
+    return tuple(notes_in(data.splitlines(keepends=True)))
+
+
 def test_files_of_notes() -> None:
     other = SIGNER.sign(Checkpoint(origin=POINT.origin, size=9, root=POINT.root).text)
     assert split_notes(b"") == ()
+    for bad in (b"\n", b"\n\n\n", b"a\n", b"x" * 70_000 + b"\n"):
+        with pytest.raises(BadNote):
+            split_notes(bad)
     assert split_notes(NOTE.encode()) == (NOTE.encode(),)
     for form in (f"{NOTE}\n{other}", f"{NOTE}\n{other}\n"):
         assert split_notes(form.encode()) == (NOTE.encode(), other.encode())
