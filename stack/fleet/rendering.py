@@ -65,4 +65,4 @@ def render_inventory(host: Host, own_python: str) -> str:
         values |= {"ansible_host": host.address, "ansible_port": host.port}
         values |= {"ansible_user": host.user} if host.user else {}
     lines = "".join(f"          {key}: {render_value(value)}\n" for key, value in values.items())
-    return f"all:\n  children:\n    {host.group}:\n      hosts:\n        {host.name}:\n{lines}"
+    return f"all:\n  children:\n    {host.group}:\n      hosts:\n        {render_string(host.name)}:\n{lines}"

@@ -18,12 +18,12 @@ PROGRESS_BAR PROXY RETRIES TIMEOUT TRUSTED_HOST USE_DEPRECATED USE_FEATURE
 """
 _PIP = "|".join(_PIP_OPTIONS.split())
 _TOOLS = re.compile(
-    rf"(HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|SSH_AUTH_SOCK|XDG_CONFIG_HOME|PIP_({_PIP})"
+    rf"(HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|SSH_AUTH_SOCK|XDG_CONFIG_HOME|ANSIBLE_VERBOSITY|PIP_({_PIP})"
     r"|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy|all_proxy))\Z"
 )
 _OURS = re.compile(
     r"(PATH|PWD|SHELL|TERM|LD_LIBRARY_PATH|VIRTUAL_ENV|XDG_[A-Z_]+|PYTHON[A-Z]+|STACK_[A-Z_]+"
-    r"|CURL_CA_BUNDLE|ANSIBLE_VERBOSITY)\Z"
+    r"|CURL_CA_BUNDLE)\Z"
 )
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s]*@")
 _BARE = re.compile(r"[^/?#\s]*@(?=[^/?#\s]*(:[0-9]+)?/?\Z)")

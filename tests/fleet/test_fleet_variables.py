@@ -197,7 +197,7 @@ def test_inventory_of_a_host_over_ssh() -> None:
         name=HostName("edge-1"), root="/opt/stack", connection="ssh", address="192.0.2.7", user="deploy", group="gpu"
     )
     assert render_inventory(host, "/venv/bin/python") == (
-        "all:\n  children:\n    gpu:\n      hosts:\n        edge-1:\n"
+        'all:\n  children:\n    gpu:\n      hosts:\n        "edge-1":\n'
         '          ansible_connection: "ssh"\n'
         '          ansible_python_interpreter: "python3"\n'
         '          host_python: "python3"\n'

@@ -1,0 +1,473 @@
+"""Ansible's hazards, each shown to be real with its defence off, and gone with it on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest_fleet import PLAYBOOKS, REPOSITORY, Local, fake_installed, launch_variables, tree
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from stack.core.errors import InvalidInput
+from stack.core.names import HostName
+from stack.fleet import AnsibleDoor, Host, HostEvent, HostNotDescribed, OperationResult, VariableRefused, door
+from stack.fleet.environment import ansible_environment
+from stack.fleet.private import private_directory
+from stack.fleet.rendering import render_inventory, render_value, render_variables
+from stack.fleet.variables import PLAYBOOKS as TAKEN
+from stack.fleet.variables import checked
+
+BINARIES = Path(sys.executable).parent
+HUSH = "hush-7c1f-canary/+=&"
+PROBE = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.copy:
+        content: "{{ {'values': values, 'root': stack_root} | to_json }}"
+        dest: "{{ target }}"
+        mode: "0600"
+"""
+
+
+def play(
+    folder: Path, variables: str, inventory: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Plain ansible-playbook over the probe, with these files."""
+    (folder / "probe.yml").write_text(PROBE)
+    (folder / "vars.yml").write_text(variables)
+    (folder / "inventory.yml").write_text(inventory)
+    (folder / "seen.json").unlink(missing_ok=True)
+    command = [str(BINARIES / "ansible-playbook"), "-i", "inventory.yml", "probe.yml", "-e", "@vars.yml"]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    return subprocess.run(
+        command, cwd=folder, env={**kept, **(environment or {})}, capture_output=True, text=True, check=False
+    )
+
+
+def seen(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "seen.json").read_text()))
+
+
+def host(folder: Path, **change: Any) -> Host:
+    return Host(**{"name": HostName("local"), "root": str(folder / "root"), **change})
+
+
+# -- values
+
+
+def executing(sentinel: Path) -> list[Any]:
+    """Values that would run a command or vanish, were they templates."""
+    pipe = f"{{{{ lookup('pipe', 'touch {sentinel}') }}}}"
+    return [
+        pipe,
+        [pipe, [pipe, "x"]],
+        f"{{% set x = lookup('pipe', 'touch {sentinel}') %}}{{{{ x }}}}",
+        f"{{% if true %}}{pipe}{{% endif %}}",
+        f"{{# comment #}}{pipe}",
+        f"'\"{pipe}\"'",
+        f"!unsafe {pipe}",
+        f"a\n{pipe}\n- b: c",
+        "{{ ansible_python_interpreter }}",
+        "{{ undefined_name }}",
+        "{{",
+        "}}",
+        "{%",
+        "{# #}",
+        "#}",
+    ]
+
+
+def test_without_the_tag_ansible_runs_what_a_value_says(tmp_path: Path) -> None:
+    """The hazard: so the tests below can fail."""
+    sentinel = tmp_path / "SENTINEL"
+    rendered = render_variables({"values": executing(sentinel)[:1], "target": str(tmp_path / "seen.json")})
+    done = play(tmp_path, rendered.replace("!unsafe ", ""), render_inventory(host(tmp_path), sys.executable))
+    assert done.returncode == 0, done.stderr
+    assert sentinel.exists()
+    assert seen(tmp_path)["values"] == [""]
+
+
+def test_with_it_values_stay_what_they_are(tmp_path: Path) -> None:
+    sentinel = tmp_path / "SENTINEL"
+    values = executing(sentinel)
+    rendered = render_variables({"values": values, "target": str(tmp_path / "seen.json")})
+    done = play(tmp_path, rendered, render_inventory(host(tmp_path), sys.executable))
+    assert done.returncode == 0, done.stdout
+    assert seen(tmp_path)["values"] == values
+    assert not sentinel.exists()
+
+
+PIECES = [
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    "{#",
+    "#}",
+    "lookup('pipe','touch SENTINEL')",
+    "|",
+    "!unsafe",
+    "'",
+    '"',
+    "\\",
+    "\n",
+    ": ",
+    "- ",
+]
+ANY = st.characters(exclude_categories=["Cs"])
+texts = st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=8).map("".join),
+    st.lists(st.one_of(st.sampled_from(PIECES), st.text(ANY, max_size=4)), max_size=6).map("".join),
+    st.text(ANY, max_size=30),
+)  # fmt: skip
+arbitrary = st.one_of(texts, texts, st.integers(), st.booleans(), st.lists(texts, max_size=3))
+
+
+@settings(
+    max_examples=3, deadline=None, phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large,
+                           HealthCheck.large_base_example],
+)  # fmt: skip
+@given(values=st.lists(arbitrary, min_size=120, max_size=160))
+def test_hundreds_of_arbitrary_values_arrive_as_they_are(tmp_path: Path, values: list[Any]) -> None:
+    """At least 360 values in three runs of a real ansible-playbook."""
+    rendered = render_variables({"values": values, "target": str(tmp_path / "seen.json")})
+    done = play(tmp_path, rendered, render_inventory(host(tmp_path), sys.executable))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert seen(tmp_path)["values"] == values
+    assert not (tmp_path / "SENTINEL").exists()
+
+
+# -- keys
+
+
+def test_without_the_list_a_key_chooses_what_runs(tmp_path: Path) -> None:
+    evil, sentinel = tmp_path / "evil", tmp_path / "SENTINEL"
+    evil.write_text(f'#!/bin/sh\ntouch {sentinel}\nexec {sys.executable} "$@"\n')
+    evil.chmod(0o755)
+    variables = {"values": [1], "target": str(tmp_path / "seen.json"), "ansible_python_interpreter": str(evil)}
+    play(tmp_path, render_variables(variables), render_inventory(host(tmp_path), sys.executable))
+    assert sentinel.exists()
+
+
+@pytest.mark.parametrize("playbook", sorted(TAKEN))
+@given(key=st.one_of(st.text(max_size=30), st.text("abcdefghij_", max_size=20).map("ansible_{}".format)))
+def test_keys_that_are_not_listed_are_refused(playbook: str, key: str) -> None:
+    needed, optional = TAKEN[playbook]
+    assert not [known for known in (*needed, *optional) if known.startswith("ansible_")]
+    if key not in needed and key not in optional:
+        with pytest.raises(VariableRefused) as refused:
+            checked(playbook, {key: "x"})
+        assert "is not taken" in refused.value.message
+
+
+def test_a_refused_value_is_not_spelled_out_whole() -> None:
+    with pytest.raises(VariableRefused) as refused:
+        checked("drain.yml", {"op_id": "x", "epoch": 1, "replica_id": "!" * 500 + HUSH})
+    assert HUSH not in json.dumps(refused.value.to_json())
+
+
+# -- inventory
+
+
+def unchecked(folder: Path, **change: Any) -> Host:
+    """A host whose values nobody looked at."""
+    made = host(folder)
+    for key, value in change.items():
+        object.__setattr__(made, key, value)
+    return made
+
+
+@pytest.mark.parametrize("defended", [False, True])
+def test_values_of_the_inventory_are_no_templates(tmp_path: Path, defended: bool) -> None:
+    sentinel = tmp_path / "SENTINEL"
+    root = f"/srv/{{{{ lookup('pipe', 'touch {sentinel}') }}}}"
+    inventory = render_inventory(unchecked(tmp_path, root=root), sys.executable)
+    inventory = inventory if defended else inventory.replace("!unsafe ", "")
+    variables = render_variables({"values": [1], "target": str(tmp_path / "seen.json")})
+    done = play(tmp_path, variables, inventory)
+    assert done.returncode == 0, done.stdout
+    assert (sentinel.exists(), seen(tmp_path)["root"] == root) == (not defended, defended)
+
+
+HOSTILE = st.tuples(
+    st.text(max_size=8),
+    st.sampled_from(["{{", "{%", "`", "$(", ";", "\n", " -o", "'", '"', "\0", "|"]),
+    st.text(max_size=8),
+)
+
+
+@settings(max_examples=300)
+@given(field=st.sampled_from(["address", "user", "root", "python", "group"]), parts=HOSTILE)
+def test_hosts_with_anything_else_than_plain_words_are_refused(field: str, parts: tuple[str, ...]) -> None:
+    prefix = "/" if field in ("root", "python") else ""
+    value = prefix + "".join(parts)
+    if field in ("root", "python") and not set("{`$;\n'\"\0|") & set(value):
+        return
+    with pytest.raises(HostNotDescribed):
+        Host(**{"name": HostName("h"), "root": "/srv/stack", "connection": "ssh", field: value})
+
+
+@given(name=st.one_of(st.text(max_size=20), st.sampled_from(["{{ x }}", "a: b", "a\n  b", "-h", "a b", "../x"])))
+def test_names_of_hosts_can_carry_nothing(name: str) -> None:
+    try:
+        made = HostName(name)
+    except InvalidInput:
+        return
+    text = render_inventory(Host(name=made, root="/srv/stack"), "/usr/bin/python3")
+    assert list(yaml.safe_load(text)["all"]["children"]["cpu"]["hosts"]) == [name]
+
+
+# -- what the host's tasks and the settings of Ansible are given
+
+
+CANARIES = {
+    "AWS_SECRET_ACCESS_KEY": HUSH, "GITHUB_TOKEN": HUSH, "STACK_ADMIN_TOKEN": HUSH, "VAULT_TOKEN": HUSH,
+    "PIP_TOKEN": HUSH,
+    "PIP_INDEX_URL": "https://user:hush-7c1f-canary@index.invalid/simple",
+    "PIP_EXTRA_INDEX_URL": "https://hush-7c1f-canary@a.invalid/x https://u:hush-7c1f-canary@b.invalid",
+    "https_proxy": "http://u:hush-7c1f-canary@proxy.invalid:1", "ANSIBLE_LOG_PATH": "/tmp/hush-7c1f-canary",
+    "no_proxy": "*",
+}  # fmt: skip
+
+
+def spying_python(folder: Path) -> tuple[Path, Path]:
+    """A Python that writes down its environment and arguments."""
+    told, script = folder / "told", folder / "python3"
+    script.write_text(
+        f'#!/bin/sh\ncat /proc/$$/environ /proc/$$/cmdline >> {told}\nexec {sys.executable} "$@"\n', encoding="utf-8"
+    )
+    script.chmod(0o755)
+    return script, told
+
+
+@pytest.mark.parametrize("defended", [False, True])
+def test_the_environment_of_the_control_plane_stays_there(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    for name, value in CANARIES.items():
+        monkeypatch.setenv(name, value)
+    if not defended:
+        monkeypatch.setattr(
+            door, "ansible_environment", lambda own, **more: {**own, **ansible_environment(own, **more)}
+        )
+        monkeypatch.delenv("ANSIBLE_LOG_PATH")
+    script, told = spying_python(tmp_path)
+    spied = replace(local, host=replace(local.host, python=str(script)))
+    assert spied.door.run(spied.operation("op-1", "observe.yml", {})).status == "done"
+    text = told.read_text(errors="replace")
+    assert ("hush-7c1f-canary" in text) is not defended
+    if defended:
+        assert "PIP_INDEX_URL=https://index.invalid/simple" in text
+        assert "PIP_EXTRA_INDEX_URL=https://a.invalid/x https://b.invalid" in text
+
+
+def test_settings_that_protect_are_on_whatever_the_environment_says(tmp_path: Path) -> None:
+    hostile = {
+        "ANSIBLE_NO_TARGET_SYSLOG": "False",
+        "ANSIBLE_HOST_KEY_CHECKING": "False",
+        "ANSIBLE_CONFIG": str(tmp_path / "none.cfg"),
+    }
+    hostile |= {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "ANSIBLE_LOG_PATH": str(tmp_path / "log")}
+    ours = ansible_environment(
+        hostile, binaries=BINARIES, project=PLAYBOOKS, private=tmp_path, control=tmp_path, known_hosts=tmp_path / "k"
+    )
+
+    def settings_under(environment: dict[str, str]) -> dict[str, Any]:
+        command = [str(BINARIES / "ansible-config"), "dump", "--format", "json"]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return {row["name"]: row["value"] for row in json.loads(done.stdout) if "name" in row}
+
+    on, off = settings_under(ours), settings_under(hostile)
+    assert (on["DEFAULT_NO_TARGET_SYSLOG"], off["DEFAULT_NO_TARGET_SYSLOG"]) == (True, False)
+    assert (on["HOST_KEY_CHECKING"], off["HOST_KEY_CHECKING"]) == (True, False)
+    assert (on["DEFAULT_LOG_PATH"], bool(off["DEFAULT_LOG_PATH"])) == (None, True)
+
+
+def test_ssh_is_told_to_know_hosts_by_our_file_only(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, told = tmp_path / "bin", tmp_path / "ssh-argv"
+    folder.mkdir()
+    (folder / "ssh").write_text(
+        f"#!/bin/sh\nprintf '%s\\n' \"$@\" >> {told}\ncat /proc/$$/environ >> {told}\nexit 255\n"
+    )
+    (folder / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("GITHUB_TOKEN", HUSH)
+    far = Host(name=HostName("far"), root="/opt/stack", connection="ssh", address="192.0.2.7", user="deploy")
+    result = local.door.run(replace(local.operation("op-1", "observe.yml", {}), host=far))
+    assert result.status == "unreachable"
+    said = told.read_text(errors="replace")
+    assert f'UserKnownHostsFile="{local.door.known_hosts}"' in said
+    for word in ("StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null", "BatchMode=yes"):
+        assert word in said
+    assert "StrictHostKeyChecking=no" not in said
+    assert HUSH not in said
+
+
+# -- secrets in tasks
+
+
+SECRET_TASK = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Use a secret
+      ansible.builtin.command:
+        argv: ["{{ host_python }}", "-c", "import sys; sys.exit('wrong: ' + sys.stdin.read())"]
+        stdin: "{{ lookup('ansible.builtin.file', stack_root ~ '/secret') }}"
+      no_log: NO_LOG
+"""
+
+
+@pytest.mark.parametrize("defended", [False, True])
+def test_a_failing_task_does_not_tell_its_secret_not_even_verbosely(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    """By the door, with -vvv: events, result, what was printed, command lines. Without ``no_log`` all of it tells."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "observe.yml").write_text(SECRET_TASK.replace("NO_LOG", "true" if defended else "false"))
+    (project / "ansible.cfg").write_text((PLAYBOOKS / "ansible.cfg").read_text())
+    local.root.mkdir()
+    (local.root / "secret").write_text(HUSH)
+    script, told = spying_python(tmp_path)
+    monkeypatch.setenv("ANSIBLE_VERBOSITY", "3")
+    caught: list[str] = []
+    read = door.events.read
+    monkeypatch.setattr(
+        door.events, "read", lambda account, event: (caught.append(str(event)), read(account, event))[1]
+    )
+    failing = replace(local, door=replace(local.door, project=project), host=replace(local.host, python=str(script)))
+    told_of: list[HostEvent] = []
+    result = failing.door.run(failing.operation("op-1", "observe.yml", {}), on_event=told_of.append)
+    assert result.status == "failed"
+    assert isinstance(result, OperationResult)
+    said = str(result) + str(told_of) + "".join(caught) + told.read_text(errors="replace")
+    assert "Use a secret" in said
+    assert "Using module file" in said or "EXEC" in said, "it was verbose"
+    assert (HUSH in said) is not defended
+
+
+def tasks_of(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    documents = yaml.safe_load(path.read_text()) or []
+    waiting = list(documents) if isinstance(documents, list) else []
+    while waiting:
+        row = waiting.pop()
+        found.append(row)
+        for key in ("tasks", "pre_tasks", "post_tasks", "handlers", "block", "rescue", "always"):
+            waiting += row.get(key, [])
+    return found
+
+
+def test_playbooks_have_no_way_for_secrets_but_a_lookup_that_is_not_logged() -> None:
+    """No ``environment``, no prompt, no password by a variable; what reads secrets on the controller is ``no_log``."""
+    rows = [(path, row) for path in sorted(PLAYBOOKS.rglob("*.yml")) for row in tasks_of(path)]
+    assert len(rows) > 20
+    for path, row in rows:
+        text = json.dumps(row)
+        assert not {"environment", "vars_prompt", "ansible.builtin.pause"} & set(row), path
+        reads = (
+            "lookup('env'",
+            "lookup('ansible.builtin.env'",
+            "lookup('pipe'",
+            "lookup('password'",
+            "/secrets/",
+            "hashi_vault",
+        )
+        if any(word in text for word in reads):
+            assert row.get("no_log") is True, (path, row.get("name"))
+        if "ansible.builtin.debug" in row:
+            assert row["ansible.builtin.debug"] == {"msg": "{{ would | default([]) }}"}, path
+        assert "{{" not in str(row.get("name", "")), "a name is printed before anything is masked"
+    variables = [name for rules in TAKEN.values() for part in rules for name in part]
+    assert not [name for name in variables if any(word in name for word in ("secret", "token", "password", "key"))]
+
+
+# -- private data
+
+
+def test_private_data_is_in_memory_for_its_owner_and_gone_after_a_failure(local: Local, source: Path) -> None:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    assert {row[2] for row in mounts if row[1] == "/dev/shm"} == {"tmpfs"}
+    looked: list[tuple[int, list[int], str]] = []
+    mine = f"stack-run-{os.getuid()}-{os.getpid()}-"
+
+    def look(event: HostEvent) -> None:
+        for folder in Path("/dev/shm").glob(mine + "*"):
+            modes = [path.stat().st_mode & 0o077 for path in (folder / "tmp", folder / "home")]
+            looked.append((folder.stat().st_mode & 0o777, modes, folder.name))
+
+    variables = launch_variables(source, 40001)
+    fake_installed(local.root, "nothing")
+    result = local.door.run(local.operation("op-1", "rollback.yml", variables), on_event=look)
+    assert result.status == "failed"
+    assert {mode for mode, _, _ in looked} == {0o700}
+    assert not [bad for _, modes, _ in looked for bad in modes if bad]
+    assert not list(Path("/dev/shm").glob(mine + "*"))
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from stack.fleet.private import private_directory
+with private_directory(Path(sys.argv[1])) as folder:
+    (folder / "variables.yml").write_text("hush")
+    print(folder, flush=True)
+    input()
+"""
+
+
+def test_private_data_of_a_killed_process_goes_with_the_next_run(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    folder = Path(holder.stdout.readline().strip())
+    assert (folder / "variables.yml").read_text() == "hush"
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    assert folder.exists(), "nobody could clean up"
+    with private_directory(tmp_path):
+        assert not folder.exists()
+
+
+def test_the_file_of_variables_is_never_named_for_its_content(local: Local, source: Path, tmp_path: Path) -> None:
+    """Values go by a file, so a command line shows its name only."""
+    script, _ = spying_python(tmp_path)
+    seen_lines: list[bytes] = []
+    marker = "marker-in-a-value"
+
+    def look(event: HostEvent) -> None:
+        for entry in Path("/proc").iterdir():
+            try:
+                seen_lines.append((entry / "cmdline").read_bytes() if entry.name.isdigit() else b"")
+            except OSError:
+                continue
+
+    variables = {**launch_variables(source, 40001), "artifact_source": f"/nowhere/{marker}"}
+    before = tree(local.root)
+    local.door.run(local.operation("op-1", "rollback.yml", variables), on_event=look, check=True)
+    assert tree(local.root) == before
+    controllers = [line for line in seen_lines if b"ansible-playbook" in line]
+    assert controllers
+    assert not [line for line in controllers if marker.encode() in line]
+    assert isinstance(AnsibleDoor, type) and render_value(marker) == f'"{marker}"' and script.exists()
