@@ -26,7 +26,7 @@ RISK, PEOPLE, SIGNERS = "risk.yaml", "people.yaml", "allowed_signers"
 FILES = (RISK, PEOPLE, SIGNERS)
 LIMITS = Limits(size=256 << 10, depth=12, values=20_000)
 KNOWN_ROLES = ("owner", "security")
-"""Roles of people that need not be named by a class."""
+"""Roles of approvers that are no typing mistakes even while no class names them or nobody holds them."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -87,6 +87,8 @@ def parse_policies(files: Mapping[str, bytes], directory: Path) -> Policies:
     risk = _risk(files[RISK], mistakes)
     people = _people(files[PEOPLE], risk, mistakes)
     signers = _signers(files[SIGNERS], people, mistakes)
+    if risk is not None and people is not None:
+        _note(mistakes, RISK, _unheld(risk, people))
     if mistakes or risk is None or people is None:
         raise PoliciesInvalid(directory, sorted(set(mistakes)))
     return Policies(
@@ -143,6 +145,14 @@ def _people(data: bytes, risk: RiskFile | None, mistakes: list[Mistake]) -> tupl
 
 def _person(read: dict[str, Any]) -> Person:
     return Person(name=read["name"], roles=frozenset(read["roles"]), contact=read.get("contact", ""))
+
+
+def _unheld(risk: RiskFile, people: Sequence[Person]) -> list[Problem]:
+    """Roles that classes ask for and that nobody knows: typing mistakes too."""
+    known = {*KNOWN_ROLES, *(role for person in people for role in person.roles)}
+    problem = f"nobody in {PEOPLE} holds this role; it is no known one either ({', '.join(KNOWN_ROLES)})"
+    lines = {role: line for role, line in risk.role_lines.items() if role not in known}
+    return [Problem(line=line, path=f"role {role}", problem=problem) for role, line in lines.items()]
 
 
 def _signers(data: bytes, people: Sequence[Person] | None, mistakes: list[Mistake]) -> tuple[Signer, ...]:

@@ -16,7 +16,7 @@ from stack.config.fields import WRONG, Kind, ListOf, OneOf, Text, Whole
 from stack.config.policy_fields import Fields, Made, Many, Named, Truth, moment, time_of_day, timezone, word
 from stack.config.policy_values import ClassRule, GateRule, OneFreeze, WeeklyFreeze
 from stack.core.actions import Action, Risk
-from stack.core.strict_yaml import Ledger, at
+from stack.core.strict_yaml import Ledger, at, line_of
 
 DENY = "deny"
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -30,7 +30,7 @@ _REQUIRED = ("schema", "environments", "actions", "classes", "roles")
 
 @dataclass(frozen=True, kw_only=True)
 class RiskFile:
-    """The file's content."""
+    """The file's content. ``role_lines``: where each role of approvers is named first."""
 
     environments: tuple[str, ...]
     actions: Mapping[Action, Mapping[str, Risk]]
@@ -38,6 +38,7 @@ class RiskFile:
     gates: tuple[GateRule, ...]
     freezes: tuple[OneFreeze | WeeklyFreeze, ...]
     roles: Mapping[str, frozenset[Action]]
+    role_lines: Mapping[str, int]
 
 
 def read_risk(root: yaml.Node, ledger: Ledger) -> RiskFile | None:
@@ -58,7 +59,18 @@ def read_risk(root: yaml.Node, ledger: Ledger) -> RiskFile | None:
         gates=values.get("gates", ()),
         freezes=values.get("freezes", ()),
         roles=values["roles"],
+        role_lines=_role_lines(nodes["classes"]),
     )
+
+
+def _role_lines(classes: yaml.Node) -> dict[str, int]:
+    """From the nodes of classes that were read without a mistake."""
+    lines: dict[str, int] = {}
+    for _, rule in classes.value:
+        for key, roles in rule.value:
+            for role in roles.value if key.value == "roles" and isinstance(roles, yaml.SequenceNode) else ():
+                lines.setdefault(role.value, line_of(role))
+    return lines
 
 
 def _environments(nodes: Mapping[str, yaml.Node], ledger: Ledger) -> tuple[str, ...] | None:

@@ -301,6 +301,21 @@ def test_keys_belong_to_people_and_to_one_only() -> None:
         assert told == [f"allowed_signers line 2: there is nobody called '{stranger}' in people.yaml"]
 
 
+def test_a_role_of_ones_own_is_named_by_a_class_and_held_by_somebody() -> None:
+    risk = risk_with("roles: [owner]", "roles: [owner, platform]")
+    line = risk[: risk.index("platform")].count("\n") + 1
+    assert mistakes(risk=risk)[0].startswith(f"risk.yaml line {line}: role platform: nobody in people.yaml holds")
+    assert parsed(risk=risk, people=person(roles="[platform]")).people["alice"].roles == {"platform"}
+
+
+@pytest.mark.parametrize("nothing", ["", "~", "null", "[]"])
+def test_lists_may_be_empty_in_every_spelling(nothing: str) -> None:
+    text = risk_with("  R0: {}", f"  R0: {{ticket: {nothing}, roles: {nothing}}}").replace(
+        "gates:", f"gates: {nothing}"
+    )
+    assert parsed(risk=text.replace("freezes:", f"freezes: {nothing}")).classes[Risk.R0].roles == ()
+
+
 def test_an_action_may_be_left_out_or_denied_and_is_then_not_there() -> None:
     old = "rollout.deploy:    {dev: R1, staging: R1, production: R2}"
     denied = parsed(risk=risk_with(old, "rollout.deploy: {dev: R1, production: deny}"))
