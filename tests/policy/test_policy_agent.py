@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stack.config.ssh_wire import Reader, string, uint32
+from stack.core.clock import ManualClock
 from stack.policy.agent import (
+    LIST_TIMEOUT_S,
     LONGEST_ANSWER,
     AgentKey,
     AgentRefused,
@@ -188,6 +190,9 @@ def test_a_signature_that_does_not_hold_is_not_given_out(short: Path, security_k
         answer = holding(token, lambda data, lie=lie: string(b"\x0e" + string(lie(data))))
         with pretender(short / "s", answer) as path, pytest.raises(AgentRefused, match="does not hold"):
             sign_with_agent(path, token.key.blob, MESSAGE, NAMESPACE)
+    longer: Callable[[bytes], bytes] = lambda data: string(b"\x0e" + string(token.raw_sign(data)) + b"x")  # noqa: E731
+    with pretender(short / "s", holding(token, longer)) as path, pytest.raises(AgentRefused, match="too many"):
+        sign_with_agent(path, token.key.blob, MESSAGE, NAMESPACE)
     for raw in (string(b"\x0e"), string(b"\x0e" + string(b"x") + b"y")):
         with pretender(short / "s", holding(token, lambda _, raw=raw: raw)) as path, pytest.raises(AgentRefused):
             sign_with_agent(path, token.key.blob, MESSAGE, NAMESPACE)
@@ -226,6 +231,20 @@ def test_silence_ends(short: Path, security_keys: dict[str, SoftwareToken]) -> N
     answer = lambda request: listing if request == b"\x0b" else None  # noqa: E731
     with pretender(short / "s", answer) as path, pytest.raises(AgentUnavailable, match="no answer within"):
         sign_with_agent(path, token.key.blob, MESSAGE, NAMESPACE, timeout_s=0.2)
+
+
+def test_an_agent_that_dawdles_is_left(short: Path) -> None:
+    """The time limit is for the whole answer, not for each piece of it."""
+
+    class Hasty(ManualClock):
+        def monotonic(self) -> float:
+            self.advance(LIST_TIMEOUT_S)
+            return super().monotonic()
+
+    with pretender(short / "s", lambda _: string(b"\x0c\0\0\0\0")) as path:
+        assert agent_keys(path, clock=ManualClock()) == ()
+        with pytest.raises(AgentUnavailable, match="no answer within"):
+            agent_keys(path, clock=Hasty())
 
 
 def test_no_agent(short: Path, security_keys: dict[str, SoftwareToken]) -> None:

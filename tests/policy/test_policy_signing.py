@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from stack.config.ssh_wire import string, uint32
 from stack.core.errors import InvalidInput
+from stack.policy import signing
 from stack.policy.signing import CannotSign, WrongPassphrase, sign_with_file
-from stack.policy.sshsig import armor, verify
+from stack.policy.sshsig import BadSignature, armor, verify
 from tests.policy.keys import NAMESPACE, SoftwareToken, make, public, run
 
 MESSAGE = b"statement\n"
@@ -129,6 +130,14 @@ def test_a_damaged_file_gives_an_error_or_the_same_key(key_files: dict[str, Path
     except InvalidInput:
         return
     assert verify(armored, MESSAGE, NAMESPACE)
+
+
+def test_a_signature_that_came_out_wrong_is_not_given_out(
+    key_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "_signature", lambda key, public, data: string("ssh-ed25519") + string(bytes(64)))
+    with pytest.raises(BadSignature):
+        sign_with_file(key_files["ed25519"], MESSAGE, NAMESPACE, None)
 
 
 def test_ssh_keygen_refuses_the_same_mode(key_files: dict[str, Path], tmp_path: Path) -> None:

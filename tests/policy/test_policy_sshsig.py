@@ -30,7 +30,7 @@ def refused(armored: str, message: bytes = MESSAGE, namespace: str = NAMESPACE) 
     return error.value.message
 
 
-def ed25519_parts(armored: str) -> tuple[bytes, bytes]:
+def parts_of(armored: str) -> tuple[bytes, bytes]:
     """The key and the inner signature of a signature."""
     reader = Reader(dearmor(armored)[len(MAGIC) + 4 :])
     key = reader.string()
@@ -152,6 +152,11 @@ def test_the_armor_is_exact(ours: dict[str, str], changed) -> None:  # type: ign
     refused(changed(ours["ed25519"]))
 
 
+def test_what_is_too_long_is_not_even_read(ours: dict[str, str]) -> None:
+    assert "too long" in refused(ours["ed25519"] + "\n" * 20_000)
+    assert "begin with" in refused(ours["ed25519"].replace("BEGIN", "BEGUN"))
+
+
 def test_forms_of_armor_that_are_allowed(ours: dict[str, str]) -> None:
     text = ours["ed25519"]
     assert verify(text.removesuffix("\n"), MESSAGE, NAMESPACE) == verify(armor(dearmor(text), 76), MESSAGE, NAMESPACE)
@@ -166,7 +171,7 @@ def test_base64_has_one_spelling() -> None:
 
 
 def test_every_field_of_the_envelope_is_checked(ours: dict[str, str]) -> None:
-    key, inner = ed25519_parts(ours["ed25519"])
+    key, inner = parts_of(ours["ed25519"])
     space = NAMESPACE.encode()
     fields = {"key": key, "namespace": space, "reserved": b"", "hash": b"sha512", "signature": inner}
 
@@ -191,7 +196,7 @@ def test_every_field_of_the_envelope_is_checked(ours: dict[str, str]) -> None:
 
 
 def test_a_key_can_not_stand_in_for_another(ours: dict[str, str], key_files: dict[str, Path]) -> None:
-    _, inner = ed25519_parts(ours["ed25519"])
+    _, inner = parts_of(ours["ed25519"])
     for kind in KINDS:
         if kind != "ed25519":
             refused(seal(public(key_files[kind]).blob, NAMESPACE, "sha512", inner))
@@ -215,10 +220,19 @@ def test_rsa_signs_with_sha2_only(algorithm: str, digest: hashes.HashAlgorithm) 
 
 
 def test_an_rsa_signature_has_the_length_of_its_modulus(ours: dict[str, str]) -> None:
-    key, inner = ed25519_parts(ours["rsa2048"])
+    key, inner = parts_of(ours["rsa2048"])
     reader = Reader(inner)
     name, raw = reader.string(), reader.string()
     for other in (b"\0" + raw, raw[1:], raw + b"\0", b""):
+        refused(seal(key, NAMESPACE, "sha512", string(name) + string(other)))
+
+
+def test_an_ecdsa_signature_is_two_numbers(ours: dict[str, str]) -> None:
+    key, inner = parts_of(ours["ecdsa256"])
+    reader = Reader(inner)
+    name, raw = reader.string(), reader.string()
+    assert seal(key, NAMESPACE, "sha512", string(name) + string(raw)) == ours["ecdsa256"]
+    for other in (raw + b"\0", raw[:-1], mpint(0) + mpint(0), mpint(1) + mpint(0), b""):
         refused(seal(key, NAMESPACE, "sha512", string(name) + string(other)))
 
 
@@ -237,7 +251,7 @@ def test_certificates_are_refused(key_files: dict[str, Path], ours: dict[str, st
     with pytest.raises(UnusableKey, match="certificate"):
         parse_public_key(line)
     certificate = base64.b64decode(line.split()[1])
-    _, inner = ed25519_parts(ours["ed25519"])
+    _, inner = parts_of(ours["ed25519"])
     assert "certificate" in refused(seal(certificate, NAMESPACE, "sha512", inner))
 
 
@@ -320,6 +334,8 @@ BLOBS = {
     "negative modulus": string("ssh-rsa") + mpint(65537) + string(b"\xff" * 256),
     "other curve": string("ecdsa-sha2-nistp256") + string("nistp384") + string(b"\4" + b"1" * 96),
     "compressed point": string("ecdsa-sha2-nistp256") + string("nistp256") + string(b"\2" + b"1" * 32),
+    "hybrid point": string("ecdsa-sha2-nistp256") + string("nistp256") + string(b"\6" + b"1" * 64),
+    "long application": string("sk-ssh-ed25519@openssh.com") + string(b"9" * 32) + string("ssh:" + "x" * 17_000),
     "short point": string("ecdsa-sha2-nistp256") + string("nistp256") + string(b"\4" + b"1" * 63),
     "trailing byte": string("ssh-ed25519") + string(b"9" * 32) + b"\0",
     "short key": string("ssh-ed25519") + string(b"9" * 31),
@@ -336,7 +352,7 @@ def test_unsound_keys_are_refused(blob: bytes) -> None:
 
 def test_a_point_off_its_curve_signs_nothing(ours: dict[str, str]) -> None:
     off = string("ecdsa-sha2-nistp256") + string("nistp256") + string(b"\4" + b"1" * 64)
-    _, inner = ed25519_parts(ours["ecdsa256"])
+    _, inner = parts_of(ours["ecdsa256"])
     assert "unsound" in refused(seal(off, NAMESPACE, "sha512", inner))
 
 
