@@ -35,8 +35,7 @@ def get_record(seq: Number, operator: Ops) -> Json:
 
 
 @router.get("/proof/{seq}", **asks(Action.READ_AUDIT))
-def get_proof(seq: Number, operator: Ops, size: Number = Annotated[int, Path(ge=1, le=LARGEST)]
-Perhaps = None) -> Json:
+def get_proof(seq: Number, operator: Ops, size: Perhaps = None) -> Json:
     """That a record is in the tree of ``size``; without it, in that of the newest checkpoint."""
     return operator.records.prove(seq, size)
 

@@ -8,7 +8,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
-from stack.api import desk_routes, document, errors, routes
+from stack.api import audit_routes, desk_routes, document, errors, routes
 from stack.api.flood import Flood, Ledger
 from stack.api.guard import MAX_BODY, Guard
 from stack.api.operator import Operator
@@ -46,7 +46,7 @@ def create_app(operator: Operator, max_body: int = MAX_BODY, clock: Clock | None
     app.state.operator = operator
     app.state.ledger = Ledger(Flood(tell=operator.access.refused, clock=clock or SystemClock()))
     app.add_middleware(Guard, access=operator.access, ledger=app.state.ledger, max_body=max_body)
-    for router in (routes.health, routes.router, desk_routes.router, document.router):
+    for router in (routes.health, routes.router, desk_routes.router, audit_routes.router, document.router):
         app.router.routes.extend(router.routes)
     actions_of(app)
     errors.install(app)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from stack.cli.command import Place
+from stack.cli.token_file import personal_token, shared_token
 from stack.core.errors import StackError, Unavailable
 
 Json = dict[str, Any]
+_LONGEST_LINE = 16 << 20
 _LONGEST_CALL_S = 3600.0  # reading every byte of a large model takes its time
 
 
@@ -22,12 +24,6 @@ class NotRunning(Unavailable):
     """The control plane does not answer on port {port}: {detail}."""
 
     hint = "Start it: stackctl up. If it runs on another port, set STACK_ADMIN_PORT; stackctl doctor looks closer."
-
-
-class NoAdminToken(Unavailable):
-    """The admin token can't be read from {path}: {detail}."""
-
-    hint = "Run stackctl up in the same directory (or with the same STACK_HOME) as the user who owns it."
 
 
 class Garbled(Unavailable):
@@ -107,6 +103,20 @@ class AdminClient:
             connection.close()
         raise Garbled("the stream ended before its result")
 
+    def lines(self, path: str, **query: Any) -> Iterator[bytes]:
+        """GET a stream, line by line as it comes. Whether it is whole, its last line must say."""
+        connection = self._connection()
+        try:
+            response = self._send(connection, "GET", f"{path}?{urlencode(query)}" if query else path, None)
+            if response.status != 200:
+                raise rebuilt(_decoded(response.read()))
+            while line := response.readline(_LONGEST_LINE):
+                yield line
+        except (OSError, http.client.HTTPException) as error:
+            raise self._silent(error) from error
+        finally:
+            connection.close()
+
     def _json(self, method: str, path: str, body: Json | None) -> Json:
         connection = self._connection()
         try:
@@ -132,11 +142,9 @@ class AdminClient:
         return connection.getresponse()
 
     def _token(self) -> str:
-        path = self._place.secret("admin.token")
-        try:
-            return path.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise NoAdminToken(str(error), path=path) from error
+        if self._place.token_file is not None:
+            return personal_token(self._place.token_file)
+        return shared_token(self._place.secret("admin.token"))
 
     def _silent(self, error: Exception) -> NotRunning:
         return NotRunning(str(error) or type(error).__name__, port=self._place.ports.admin)

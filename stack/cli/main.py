@@ -15,6 +15,7 @@ _EXAMPLES = """\b
 Examples:
   stackctl up
   stackctl deploy --model models/tiny-1.1.yaml
+  stackctl change approve CHG-1 --agent
   stackctl status --json
 """
 
@@ -57,14 +58,50 @@ eval_ = _lazy(
     },
     "  stackctl eval compare baseline.json candidate.json",
 )
+change = _lazy(
+    "change",
+    "Changes that need approvals: look at them, approve them, report on them.",
+    {
+        "list": Entry("stack.cli.changes:list_", "Requests for approval, newest first."),
+        "show": Entry("stack.cli.changes:show", "What a change is about and what is missing."),
+        "approve": Entry("stack.cli.changes:approve", "Sign its plan with your own SSH key."),
+        "reject": Entry("stack.cli.changes:reject", "Refuse what waits."),
+        "revoke": Entry("stack.cli.changes:revoke", "Take back an approval that is not used yet."),
+        "report": Entry("stack.cli.changes:report", "The post-change report."),
+    },
+    "  stackctl change list --open\n  stackctl change approve CHG-1 --key ~/.ssh/id_ed25519",
+)
+token = _lazy(
+    "token",
+    "Who has access to the admin API.",
+    {
+        "create": Entry("stack.cli.tokens:create", "Give somebody access."),
+        "list": Entry("stack.cli.tokens:list_", "Who has access, and until when."),
+        "revoke": Entry("stack.cli.tokens:revoke", "Take access away, at once."),
+    },
+    "  stackctl token create anna --role operator --output anna.token",
+)
+alert = _lazy(
+    "alert",
+    "What people must know.",
+    {
+        "list": Entry("stack.cli.alerting:list_", "Open alerts, newest first."),
+        "ack": Entry("stack.cli.alerting:ack", "Say that you have seen to it."),
+    },
+    "  stackctl alert list\n  stackctl alert ack 3",
+)
 audit = _lazy(
     "audit",
     "The audit log.",
     {
         "tail": Entry("stack.cli.auditing:tail", "The newest records."),
-        "verify": Entry("stack.cli.auditing:verify", "Check the hash chain of all records."),
+        "show": Entry("stack.cli.auditing:show", "One record with its hashes."),
+        "verify": Entry("stack.cli.auditing:verify", "Check every record against checkpoints."),
+        "head": Entry("stack.cli.auditing:head", "Size, newest checkpoint, key, sinks."),
+        "export": Entry("stack.cli.auditing:export", "The whole log as JSON lines, for an auditor."),
+        "prove": Entry("stack.cli.auditing:prove", "That one record is in the log, checked here."),
     },
-    "  stackctl audit tail --limit 20\n  stackctl audit verify",
+    "  stackctl audit tail --limit 20\n  stackctl audit verify\n  stackctl audit export audit.jsonl",
 )
 
 _ENTRIES = {
@@ -79,6 +116,9 @@ _ENTRIES = {
     "rollout": Entry("stack.cli.main:rollout", "Look at, watch and steer rollouts."),
     "model": Entry("stack.cli.main:model", "Register, list and verify models."),
     "eval": Entry("stack.cli.main:eval_", "Run and compare eval suites."),
+    "change": Entry("stack.cli.main:change", "Changes that need approvals."),
+    "token": Entry("stack.cli.main:token", "Who has access to the admin API."),
+    "alert": Entry("stack.cli.main:alert", "What people must know."),
     "audit": Entry("stack.cli.main:audit", "Read and verify the audit log."),
     "serve": Entry("stack.cli.lifecycle:serve", "Run the control plane in the foreground."),
     "gateway": Entry("stack.cli.lifecycle:gateway", "Run the gateway in the foreground."),

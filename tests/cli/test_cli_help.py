@@ -16,7 +16,10 @@ HEAVY = {"fastapi", "sqlalchemy", "scipy", "rich", "httpx", "pydantic", "uvicorn
 NAMED_IN_THE_ISSUE = {
     "up", "down", "serve", "gateway", "model register", "model list", "model show", "model verify", "model scrub",
     "plan", "deploy", "rollback", "rollout list", "rollout show", "rollout watch", "rollout resume", "rollout abort",
-    "eval run", "eval compare", "status", "diff", "doctor", "audit tail", "audit verify",
+    "eval run", "eval compare", "status", "diff", "doctor",
+    "audit tail", "audit show", "audit head", "audit export", "audit prove", "audit verify",
+    "change list", "change show", "change approve", "change reject", "change revoke", "change report",
+    "token create", "token list", "token revoke", "alert list", "alert ack",
 }  # fmt: skip
 
 
