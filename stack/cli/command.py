@@ -20,10 +20,11 @@ from stack.config.home import Home, Ports, home_from_environment, ports_from_env
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The state directory and the ports this invocation works on."""
+    """The state directory and the ports this invocation works on. ``token_file``: whose token; None: the shared one."""
 
     home: Home
     ports: Ports
+    token_file: Path | None = None
 
     @property
     def root(self) -> Path:
@@ -46,8 +47,13 @@ class Place:
 
 
 def place() -> Place:
-    """From STACK_HOME, STACK_GATEWAY_PORT and STACK_ADMIN_PORT."""
-    return Place(home=home_from_environment(os.environ), ports=ports_from_environment(os.environ))
+    """From STACK_HOME, STACK_GATEWAY_PORT, STACK_ADMIN_PORT and STACK_TOKEN_FILE."""
+    named = os.environ.get("STACK_TOKEN_FILE")
+    return Place(
+        home=home_from_environment(os.environ),
+        ports=ports_from_environment(os.environ),
+        token_file=Path(named).expanduser() if named else None,
+    )
 
 
 def actor() -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from stack.core.errors import StackError
+from stack.core.errors import ApprovalNeeded, StackError
 
 JSON_WANTED = "stack.cli.json"
 
@@ -68,8 +68,17 @@ def report(error: StackError, *, as_json: bool) -> None:
     click.echo(f"stackctl: {error.message}", err=True)
     for problem in error.facts.get("errors") or error.facts.get("problems") or []:
         click.echo(f"  - {_problem(problem)}", err=True)
+    if error.exit_code == ApprovalNeeded.exit_code:
+        for line in _needed(error):
+            click.echo(line, err=True)
     if error.advice:
         click.echo(f"  {error.advice}", err=True)
+
+
+def _needed(error: StackError) -> list[str]:
+    from stack.cli.change_screens import needed
+
+    return needed(error.facts)
 
 
 def _problem(problem: Any) -> str:

@@ -38,11 +38,21 @@ def size(count: object) -> str:
 def status_screen(status: Json, *, rollouts: int = 5) -> str:
     """Everything on one screen."""
     parts = [service_block(service) for service in status.get("services", [])] or ["no services yet: make deploy"]
-    parts.append(processes_block(status))
+    parts.append(processes_block(status) + "".join(f"\n{line}" for line in _desk_lines(status)))
     recent = status.get("rollouts", [])[:rollouts]
     if recent:
         parts.append(rollout_table(recent))
     return "\n\n".join(parts)
+
+
+def _desk_lines(status: Json) -> Iterable[str]:
+    """What waits for people; nothing where the control plane does not say."""
+    from stack.cli.change_screens import alert_line, queue_line
+
+    if isinstance(status.get("approvals"), dict):
+        yield f"approvals      {queue_line(status['approvals'])}"
+    if isinstance(status.get("alerts"), dict):
+        yield f"alerts         {alert_line(status['alerts'])}"
 
 
 def service_block(service: Json) -> str:
