@@ -99,6 +99,18 @@ def test_the_examples_in_the_files_are_good_policies() -> None:
     assert isinstance(weekend, WeeklyFreeze) and weekend.begins == weekend.ends
 
 
+def test_the_examples_in_the_docs_are_good_policies() -> None:
+    lines = [line.strip() for line in (ROOT / "docs" / "policies.md").read_text().splitlines()]
+    entries = [f"  {line}\n" for line in lines if line.startswith("- {")]
+    gates = [line for line in entries if "before:" in line]
+    freezes = [line for line in entries if "until:" in line]
+    held = [line for line in entries if "contact:" in line]
+    risk = risk_with("gates:\n", "gates:\n" + "".join(gates)).replace("freezes:\n", "freezes:\n" + "".join(freezes))
+    policies = parsed(risk=risk, people='schema: "1"\npeople:\n' + "".join(held))
+    assert (len(policies.gates), len(policies.freezes), list(policies.people)) == (1, 2, ["alice"])
+    assert len(gates) + len(freezes) + len(held) == len(entries)
+
+
 def test_every_mistake_of_all_files_is_told_at_once() -> None:
     directory = GOLDEN / "policies-mistakes"
     with pytest.raises(PoliciesInvalid) as told:
