@@ -85,7 +85,8 @@ def append(tx: Log, record: AuditRecord, clock: Clock) -> AuditRow:
     """Write ``record`` down; raises what the store raises, and then the caller's transaction must not commit."""
     row = follow(tx.last_audit(), record, stamp(clock.now()))
     tx.insert_audit(row)
-    _grow(tx, row)
+    if not _grow(tx, row):
+        raise TreeDamaged(f"it has a leaf for record {row.seq}, which is only now written")
     return row
 
 

@@ -51,6 +51,7 @@ class Store:
         self._clock = clock
         self._writer = threading.Lock()
         self._writing = threading.local()
+        self._waited = SystemClock()  # locks are waited for in real time, whatever the clock of the records
 
     @classmethod
     def open(cls, place: str | Path, clock: Clock | None = None) -> Self:
@@ -86,11 +87,13 @@ class Store:
         """Read and write. Must not be nested in one thread."""
         if getattr(self._writing, "here", False):
             raise RuntimeError("a transaction inside a transaction: pass the outer one on")
+        asked = self._waited.monotonic()
         if not self._writer.acquire(timeout=BUSY_S):
             raise StoreBusy("another thread is writing")
         self._writing.here = True
         try:
-            with self._connected(self._dialect.begin_write()) as connection:
+            left = BUSY_S - (self._waited.monotonic() - asked)
+            with self._connected(self._dialect.begin_write(), self._dialect.patience(left)) as connection:
                 yield Transaction(connection, self._dialect, self._clock)
         finally:
             self._writing.here = False
@@ -108,9 +111,11 @@ class Store:
             return str(connection.exec_driver_sql(self._dialect.check()).scalar())
 
     @contextmanager
-    def _connected(self, begin: str) -> Iterator[Connection]:
+    def _connected(self, begin: str, before: str = "") -> Iterator[Connection]:
         try:
             with self._engine.connect() as connection, connection.begin():
+                if before:
+                    connection.exec_driver_sql(before)
                 connection.exec_driver_sql(begin)
                 yield connection
         except DBAPIError as error:

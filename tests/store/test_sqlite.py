@@ -54,7 +54,7 @@ def test_commits_are_durable_and_references_hold(path: Path) -> None:
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
     store.close()
-    assert said == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+    assert said == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 4500}
 
 
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
@@ -130,6 +130,7 @@ def test_a_full_or_read_only_disk_leaves_nothing_half_written(
 
 def test_a_lock_that_is_held_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialect, "BUSY_S", 0.01)
+    monkeypatch.setattr("stack.store.store.BUSY_S", 0.01)
     store = Store.open(path)
     holder = sqlite3.connect(path)
     holder.execute("BEGIN IMMEDIATE")
