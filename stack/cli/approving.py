@@ -98,9 +98,14 @@ def checked(request: Json, plan: Any, now: datetime) -> Subject:
     found = Digest.of_value(plan)
     if found != request.get("plan"):
         raise NotWhatIsShown(f"the plan shown has the digest {found}, the request is for {request.get('plan')}")
-    for name in ("environment", "action"):
-        if name in plan and plan[name] != request.get(name):
-            raise NotWhatIsShown(f"the plan says {name} {plan[name]!r}, the request {request.get(name)!r}")
+    for name, same in (
+        ("environment", "environment"),
+        ("action", "action"),
+        ("target", "target"),
+        ("service", "target"),
+    ):
+        if name in plan and plan[name] != request.get(same):
+            raise NotWhatIsShown(f"the plan says {name} {plan[name]!r}, the request {request.get(same)!r}")
     expected = _statement(request)
     if str(request.get("statement", "")).encode() != expected:
         raise NotWhatIsShown("the statement to sign does not say exactly what the request says")

@@ -92,7 +92,7 @@ def request_screen(request: Json, plan: Json, now: datetime) -> str:
     ]
     if release:
         facts += list(_release(plan, release))
-    else:
+    elif plan:
         facts += [(clean(k), clean(v)) for k, v in _flat(plan.get("body", plan))]
     facts += list(_votes(request))
     return _aligned(facts)

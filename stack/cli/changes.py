@@ -14,6 +14,7 @@ from stack.cli.approving import Subject
 from stack.cli.change_screens import clean, queue_line, request_screen, request_table
 from stack.cli.client import AdminClient, segment
 from stack.cli.command import actor, answer, command, place
+from stack.cli.tables import plan_text
 from stack.cli.writing import write_new
 from stack.core.clock import SystemClock
 from stack.core.errors import InvalidInput
@@ -73,7 +74,8 @@ def _shown(body: Json) -> str:
     heads = [f"{clean(r.get('request'))}  {clean(r.get('state'))}  {clean(r.get('reason'))}" for r in requests]
     rollouts = ", ".join(clean(name) for name in body.get("rollouts") or []) or "none yet"
     blocks = [f"{head}\n{part}" for head, part in zip(heads, parts, strict=True)]
-    return "\n\n".join([*blocks, f"rollouts: {rollouts}"])
+    whole = "\n".join(clean(line) for line in plan_text(plan).splitlines())
+    return "\n\n".join([*blocks, f"rollouts: {rollouts}", f"the plan, whole:\n{whole}"])
 
 
 @command(
