@@ -159,6 +159,18 @@ def test_files_that_are_too_big_are_refused(name: str) -> None:
     assert len(mistakes(**{name: b"#" * (LIMITS.size + 1)})) == 1
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_too_big_is_not_read_in_part(name: str, tmp_path: Path) -> None:
+    for other in FILES:
+        (tmp_path / other).write_bytes(SHIPPED[other])
+    padding = LIMITS.size - len(SHIPPED[name])
+    (tmp_path / name).write_bytes(SHIPPED[name] + b"\n" * padding)
+    assert load_policies(tmp_path).roles
+    (tmp_path / name).write_bytes(SHIPPED[name] + b"\n" * padding + b"\n")
+    with pytest.raises(PoliciesInvalid, match=r"larger|longer"):
+        load_policies(tmp_path)
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
