@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 LARGEST_SIGNATURE = 16384
+_SAID_TWICE = (("environment", "environment"), ("action", "action"), ("target", "target"), ("service", "target"))
 
 
 class NotWhatIsShown(Refused):
@@ -98,12 +99,7 @@ def checked(request: Json, plan: Any, now: datetime) -> Subject:
     found = Digest.of_value(plan)
     if found != request.get("plan"):
         raise NotWhatIsShown(f"the plan shown has the digest {found}, the request is for {request.get('plan')}")
-    for name, same in (
-        ("environment", "environment"),
-        ("action", "action"),
-        ("target", "target"),
-        ("service", "target"),
-    ):
+    for name, same in _SAID_TWICE:
         if name in plan and plan[name] != request.get(same):
             raise NotWhatIsShown(f"the plan says {name} {plan[name]!r}, the request {request.get(same)!r}")
     expected = _statement(request)

@@ -69,8 +69,9 @@ def _shown(body: Json) -> str:
     """All requests, the newest with its plan."""
     now = SystemClock().now()
     requests = body.get("requests") or []
-    plan = body.get("plan_body") if isinstance(body.get("plan_body"), dict) else {}
-    parts = [request_screen(r, plan if n == 0 and plan else {}, now) for n, r in enumerate(requests)]
+    found = body.get("plan_body")
+    plan: Json = found if isinstance(found, dict) else {}
+    parts = [request_screen(r, plan if n == 0 else {}, now) for n, r in enumerate(requests)]
     heads = [f"{clean(r.get('request'))}  {clean(r.get('state'))}  {clean(r.get('reason'))}" for r in requests]
     rollouts = ", ".join(clean(name) for name in body.get("rollouts") or []) or "none yet"
     blocks = [f"{head}\n{part}" for head, part in zip(heads, parts, strict=True)]
