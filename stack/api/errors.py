@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from stack.core.errors import (
 )
 
 _LOG = logging.getLogger("stack.api")
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z_-]{0,30}|[0-9]{1,9}", re.ASCII)
 _STATUS: tuple[tuple[type[StackError], int], ...] = (
     (InvalidInput, 400),
     (BypassAttempt, 403),
@@ -65,9 +67,13 @@ def answer(error: StackError, status: int | None = None, headers: Mapping[str, s
 
 
 def _problems(error: RequestValidationError) -> list[dict[str, Any]]:
-    """Where and what, each once, without the values sent: they may be secret."""
-    found = {(".".join(str(p) for p in e["loc"]), e["msg"]): None for e in error.errors()}
+    """Where and what, each once, without the values sent: they may be secret. Nor names that no field has."""
+    found = {(".".join(_shown(p) for p in e["loc"]), e["msg"]): None for e in error.errors()}
     return [{"path": path, "problem": problem} for path, problem in found]
+
+
+def _shown(part: object) -> str:
+    return str(part) if _FIELD.fullmatch(str(part)) else "(unreadable name)"
 
 
 async def _on_stack_error(request: Request, error: Exception) -> JSONResponse:
