@@ -98,8 +98,8 @@ class ChangeDesk:
             tx.add_approval(vote)
             after = self.gatekeeper.standing_of(tx, row)
             if vote.person not in after.decision.counted:
-                why = [text for text in after.decision.refusals if vote.person in text] or after.decision.missing
-                raise VoteRefused("; ".join(why), change=change)
+                mine_only = [text for text in after.decision.refusals if vote.person in text]
+                raise VoteRefused("; ".join(mine_only or after.decision.missing), change=change)
             record = request_record(
                 row,
                 "change.approved",
@@ -193,7 +193,7 @@ class ChangeDesk:
 
     def _shown(self, tx: Reading, row: RequestRow) -> Json:
         seen = expired(row, self.clock)
-        body = {
+        body: Json = {
             "request": str(row.id),
             "change": row.change,
             "action": row.action.value,

@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from stack.app.access import AccessDesk
 from stack.app.changes import ChangeDesk
+from stack.app.models import ModelDesk
 from stack.app.permission import Permission
 from stack.app.records import RecordsDesk
 from stack.audit.append import append
@@ -23,21 +23,15 @@ from stack.audit.record import AuditRecord
 from stack.config.home import Home, Ports
 from stack.config.stack_yaml import StackSettings
 from stack.core.actions import Action
-from stack.core.caller import ORCHESTRATOR, Caller
+from stack.core.caller import Caller
 from stack.core.clock import Clock, stamp
 from stack.core.errors import Conflict, Unavailable
 from stack.core.names import RolloutId
-from stack.core.release import ArtifactFormat, ModelVersion
-from stack.registry.admit import register
-from stack.registry.catalogue import list_models, show, verify
-from stack.registry.manifest import Manifest, load_manifest
-from stack.registry.progress import Progress
-from stack.registry.scrub import scrub
 from stack.registry.store import ContentStore
 from stack.rollout.gatekeeper import Ask, Refusals, requester_of
 from stack.rollout.observing import Observer
 from stack.rollout.plan import Plan
-from stack.rollout.planner import Planner, Source
+from stack.rollout.planner import Planner
 from stack.rollout.reconcile import Reconciler
 from stack.rollout.report import Reporter
 from stack.rollout.state import Phase, RolloutState
@@ -87,6 +81,7 @@ class StackOperator:
     access: AccessDesk
     changes: ChangeDesk
     records: RecordsDesk
+    library: ModelDesk
     permission: Permission
     refusals: Refusals
     checkpointer: Checkpointer
@@ -137,7 +132,7 @@ class StackOperator:
         with self.store.reading() as tx:
             standing = self.permission.gatekeeper.look(tx, ask)
         missing = list(standing.decision.missing)
-        approvals = {"missing": missing, "who": list(standing.may)}
+        approvals: Json = {"missing": missing, "who": list(standing.may)}
         if standing.kept:
             approvals["request"] = str(standing.request.id)
         return {**_plan_json(plan), "risk": standing.request.risk.value, "approvals": approvals}
@@ -156,12 +151,12 @@ class StackOperator:
         source = self.planner.source(service, request.get("model"))
         if request.get("dry_run"):
             return {
-                "dry_run": self.observer.dry_run(plan, self._files(source, service.format)),
+                "dry_run": self.observer.dry_run(plan, self.library.files(source, service.format)),
                 "plan": _plan_json(plan),
             }
         approval = self._approved(plan, Action.DEPLOY, request, caller)
         if source.manifest is not None:
-            self._admit(source.manifest, service.format, None, caller)
+            self.library.admit(source.manifest, service.format, None, caller, str(request.get("change") or ""))
         return self._begin(plan, request, caller, approval)
 
     def rollback(self, request: Json, caller: Caller) -> Json:
@@ -233,36 +228,23 @@ class StackOperator:
 
     def models(self) -> Json:
         """Every registered model version, with the services' roles as aliases."""
-        return {"models": [self._model(m) for m in list_models(self.content)]}
+        return self.library.models()
 
     def model(self, ref: str) -> Json:
         """One registered model version."""
-        return self._model(show(self.content, ref))
+        return self.library.model(ref)
 
     def register(self, path: str, format: str, on_progress: Callable[[Json], None], caller: Caller) -> Json:
         """Admit a manifest's artifact."""
-        wanted: ArtifactFormat = "safetensors" if format == "safetensors" else "gguf"
-
-        def told(progress: Progress) -> None:
-            on_progress({"text": progress.file, "done": progress.done_bytes, "total": progress.total_bytes})
-
-        manifest = load_manifest(Path(path))
-        body = {"manifest": path, "format": wanted}
-        self.permission.permitted(Action.REGISTER, f"{manifest.name}@{manifest.version}", body, "", caller)
-        return self._model(self._admit(manifest, wanted, told, caller))
+        return self.library.register(path, format, on_progress, caller)
 
     def verify(self, ref: str) -> Json:
         """Read every byte again."""
-        return verify(self.content, ref).to_json()
+        return self.library.verify(ref)
 
     def scrub(self, repair_from: str | None, caller: Caller) -> Json:
         """Verify the whole store; repair from a second copy where one is given."""
-        if repair_from:
-            self.permission.permitted(Action.REPAIR, "content store", {"repair_from": repair_from}, "", caller)
-        report = scrub(self.content, Path(repair_from) if repair_from else None)
-        body = report.to_json()
-        self._audit("registry.scrub", "store", "ok" if body.get("ok") else "damaged", {"report": body}, caller)
-        return body
+        return self.library.scrub(repair_from, caller)
 
     def audit(self, limit: int, after: int) -> Json:
         """Audit records in order."""
@@ -377,28 +359,6 @@ class StackOperator:
             )
             append(tx, record, self.clock)
 
-    def _admit(
-        self, manifest: Manifest, wanted: ArtifactFormat, told: Callable[[Progress], None] | None, caller: Caller
-    ) -> ModelVersion:
-        model = register(manifest, wanted, self.content, told)
-        self._audit("model.register", model.ref, "ok", {"digest": str(model.artifact.digest), "format": wanted}, caller)
-        return model
-
-    def _files(self, source: Source, wanted: ArtifactFormat) -> Path:
-        """A directory with the model's files, for a look only."""
-        if source.manifest is None:
-            return self.content.materialise(source.artifact)
-        return (source.manifest.base / source.manifest.roots[wanted]).absolute()
-
-    def _audit(
-        self, action: str, target: str, result: str, body: Mapping[str, Any], caller: Caller = ORCHESTRATOR
-    ) -> None:
-        record = AuditRecord(
-            actor=caller.shown, action=action, target=target, change="", result=result, body=dict(body)
-        )
-        with self.store.transaction() as tx:
-            append(tx, record, self.clock)
-
     def _row(self, rollout_id: str) -> RolloutRow:
         with self.store.reading() as tx:
             return tx.rollout(rollout_id)
@@ -406,18 +366,6 @@ class StackOperator:
     def _evidence(self, row: RolloutRow) -> str | None:
         place = self.reporter.directory(row.id)
         return str(place) if row.closed and place.is_dir() else None
-
-    def _model(self, model: ModelVersion) -> Json:
-        roles = self.observer.roles_of(model.ref, model.artifact.digest)
-        return {
-            "ref": model.ref,
-            "format": model.artifact.format,
-            "digest": str(model.artifact.digest),
-            "bytes": sum(f.size for f in model.artifact.files),
-            "files": len(model.artifact.files),
-            "aliases": roles,
-            "metadata": model.metadata,
-        }
 
 
 def _plan_json(plan: Plan) -> Json:

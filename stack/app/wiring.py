@@ -14,6 +14,7 @@ from typing import Any
 
 from stack.app.access import AccessDesk
 from stack.app.changes import ChangeDesk
+from stack.app.models import ModelDesk
 from stack.app.operator import StackOperator
 from stack.app.permission import Permission
 from stack.app.records import RecordsDesk
@@ -127,6 +128,7 @@ def _wired(
     )
     reporter = Reporter(store=store, root=home.evidence)
     records, checkpointer = _log(home, settings, store, source, clock)
+    observer = Observer(store=store, control=control, hosts=hosts, inventory=inventory, gateway_url=url, clock=clock)
     holder = f"{socket.gethostname()}/{home.root}"
     return StackOperator(
         home=home,
@@ -135,10 +137,12 @@ def _wired(
         store=store,
         content=content,
         planner=planner,
-        observer=Observer(store=store, control=control, hosts=hosts, inventory=inventory, gateway_url=url, clock=clock),
+        observer=observer,
         reporter=reporter,
         worker=Worker(store, performer, authority, reporter, clock, holder=holder),
-        reconciler=Reconciler(store=store, hosts=hosts, routes=routes, inventory=inventory, clock=clock),
+        reconciler=Reconciler(
+            store=store, hosts=hosts, routes=routes, authority=authority, inventory=inventory, clock=clock
+        ),
         access=AccessDesk(
             store=store,
             home=home,
@@ -149,6 +153,7 @@ def _wired(
         ),
         changes=changes,
         records=records,
+        library=ModelDesk(store=store, content=content, observer=observer, permission=permission, clock=clock),
         permission=permission,
         refusals=permission.refusals,
         checkpointer=checkpointer,
@@ -179,7 +184,11 @@ def _gates(
         report_of=reports.report,
         clock=clock,
     )
-    return permission, changes, Authority(gatekeeper=gatekeeper, reports=reports, clock=clock)
+    return (
+        permission,
+        changes,
+        Authority(gatekeeper=gatekeeper, reports=reports, environment_of_stack=settings.environment, clock=clock),
+    )
 
 
 def _log(

@@ -12,6 +12,7 @@ from stack.audit.append import append
 from stack.audit.record import AuditRecord
 from stack.core.actions import Action
 from stack.core.clock import Clock
+from stack.core.digest import Digest
 from stack.rollout.change_report import ChangeReporter
 from stack.rollout.gatekeeper import INC_04, Ask, Gatekeeper, Standing, request_record
 from stack.rollout.state import Phase, RolloutState
@@ -25,6 +26,7 @@ class Authority:
 
     gatekeeper: Gatekeeper
     reports: ChangeReporter
+    environment_of_stack: str
     clock: Clock
 
     def admit(self, tx: Transaction, state: RolloutState) -> str | None:
@@ -49,6 +51,18 @@ class Authority:
             tx.close_request(row.id, RequestState.SUPERSEDED, reason=f"rollout {state.id} is {state.phase}")
             record = request_record(row, "change.superseded", "orchestrator", f"rollout {state.id} is {state.phase}")
             append(tx, record, self.clock)
+
+    def may_restore(self, tx: Reading, service: str, replica: str) -> str | None:
+        """Whether a replica of a release that serves already may be started again: None, or why not."""
+        ask = Ask(
+            action=Action.RESTORE_REPLICA,
+            target=service,
+            environment=tx.service(service).environment or self.environment_of_stack,
+            plan=Digest.of(replica.encode()),
+            requester="orchestrator",
+        )
+        decision = self.gatekeeper.look(tx, ask).decision
+        return None if decision.granted else f"refused by policy: it lacks {'; '.join(decision.missing)}"
 
     def looks(self, tx: Reading, state: RolloutState) -> list[Standing]:
         """How the gates before the rung that is waited for stand."""

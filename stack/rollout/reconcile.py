@@ -14,9 +14,10 @@ from typing import Any
 from stack.audit.append import append
 from stack.audit.record import AuditRecord
 from stack.core.clock import Clock
-from stack.core.errors import StackError
+from stack.core.errors import Refused, StackError
 from stack.core.names import HostName, OperationId
 from stack.fleet.values import Host
+from stack.rollout.authority import Authority
 from stack.rollout.hosts import Hosts
 from stack.rollout.routing_push import RoutePusher
 from stack.rollout.state import Placement
@@ -60,6 +61,7 @@ class Reconciler:
     store: Store
     hosts: Hosts
     routes: RoutePusher
+    authority: Authority
     inventory: Mapping[HostName, Host]
     clock: Clock
 
@@ -129,6 +131,7 @@ class Reconciler:
         release = self.hosts.release(row.release)
         result = "ok"
         try:
+            self._ask(row)
             self.hosts.ensure(operation, "rollback.yml", row.release, place, context)
             wait_ready(
                 f"http://{self.inventory[row.host].address}:{row.port}",
@@ -141,6 +144,15 @@ class Reconciler:
         except StackError as error:
             log.warning("could not revive %s: %s", row.id, error.message)
             result = error.message
+        self._note(row, result)
+
+    def _ask(self, row: ReplicaRow) -> None:
+        with self.store.reading() as tx:
+            refusal = self.authority.may_restore(tx, row.service, row.id)
+        if refusal is not None:
+            raise Refused(refusal)
+
+    def _note(self, row: ReplicaRow, result: str) -> None:
         with self.store.transaction() as tx:
             body = {"host": str(row.host), "release": str(row.release), "slice": row.slice}
             record = AuditRecord(

@@ -288,7 +288,7 @@ def test_a_stable_release_without_a_replica_is_not_in_order(store: Store) -> Non
     begin(store)
     routes: Any = SimpleNamespace(converge=lambda: False)
     nothing: Any = None
-    reconciler = Reconciler(store=store, hosts=nothing, routes=routes, inventory={}, clock=CLOCK)
+    reconciler = Reconciler(store=store, hosts=nothing, routes=routes, authority=nothing, inventory={}, clock=CLOCK)
     assert reconciler.restore("tiny") == ("it has none",)
 
 
