@@ -1,4 +1,4 @@
-"""``python -m bench [registry|gateway|rollout|memory|all] [--quick]``: measures and prints one table.
+"""``python -m bench [registry|gateway|rollout|memory|audit|all] [--quick]``: measures and prints one table.
 
 What was found is kept in bench/out/*.json. Ends with 0 whenever it could measure: figures are not tests, and what is
 over its target says OVER.
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import memory, rollout
+from bench import audit, memory, rollout
 from bench.figures import OUT, Figure, Report, machine, table
 from bench.stage import ROOT, BenchFailed
 
-BENCHES = ("registry", "gateway", "rollout", "memory")
+BENCHES = ("registry", "gateway", "rollout", "memory", "audit")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         "gateway": lambda: gateway(quick=given.quick),
         "rollout": lambda: rollout.measure(quick=given.quick),
         "memory": lambda: memory.measure(quick=given.quick),
+        "audit": lambda: audit.measure(quick=given.quick),
     }
     failed = 0
     figures: list[Figure] = []

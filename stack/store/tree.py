@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from stack.store.schema import audit_nodes, checkpoints, deliveries
 from stack.store.session import Session, as_text
 
 Checkpoint = tuple[int, str, str]
 """Tree size, root (hex), signed note."""
+# Asked for every record that is written, so built once.
+_HIGHEST_LEAF = select(func.max(audit_nodes.c.position)).where(audit_nodes.c.level == 0)
+_NODE = select(audit_nodes.c.hash).where(
+    audit_nodes.c.level == bindparam("level"), audit_nodes.c.position == bindparam("position")
+)
 
 
 class TreeReads(Session):
@@ -21,14 +26,12 @@ class TreeReads(Session):
 
     def node(self, level: int, position: int) -> str | None:
         """The hash (hex) of a complete subtree of 2**level leaves, the ``position``-th of its level from 0."""
-        query = select(audit_nodes.c.hash).where(audit_nodes.c.level == level, audit_nodes.c.position == position)
-        row = self._first(query)
-        return None if row is None else str(row["hash"])
+        found = self._connection.execute(_NODE, {"level": level, "position": position}).scalar()
+        return None if found is None else str(found)
 
     def leaf_count(self) -> int:
         """How many leaves have been hashed in."""
-        query = select(func.max(audit_nodes.c.position)).where(audit_nodes.c.level == 0)
-        highest = self._connection.execute(query).scalar()
+        highest = self._connection.execute(_HIGHEST_LEAF).scalar()
         return 0 if highest is None else int(highest) + 1
 
     def checkpoint(self, size: int | None = None) -> Checkpoint | None:
