@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.figures import Figure, Report
+from bench.figures import OUT, Figure, Report
 from bench.stage import ROOT, BenchFailed
 from stack.audit.append import append
 from stack.audit.chain import GENESIS
@@ -145,7 +145,8 @@ def checked_here(export: Path, kept: Path, count: int) -> float:
 def measure(*, quick: bool) -> Report:
     """Append, then check a small export and a large one."""
     rounds, appends, small, large = (2, 100, 5_000, 50_000) if quick else (5, 400, 10_000, 1_000_000)
-    with tempfile.TemporaryDirectory(prefix="audit-bench-", dir=ROOT / "bench" / "out") as name:
+    OUT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="audit-bench-", dir=OUT) as name:
         folder = Path(name)
         ours, theirs = append_rounds(folder, rounds, appends)
         few, many = written(folder, small), written(folder, large)
