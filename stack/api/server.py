@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,7 +21,8 @@ from stack.core.clock import Clock, SystemClock
 from stack.core.errors import Unavailable
 
 LOOPBACK = "127.0.0.1"
-MAX_UNREAD = 64 << 10
+HEADS: Mapping[str, Any] = MappingProxyType({"http": "h11", "h11_max_incomplete_event_size": 64 << 10})
+"""How uvicorn reads a request's head: by the parser that bounds it; the other one does not."""
 
 
 class PortInUse(Unavailable):
@@ -84,8 +88,7 @@ def serve(operator: Operator, home: Home, port: int, listener: socket.socket | N
     app = create_app(operator)
     config = uvicorn.Config(
         app,
-        http="h11",  # bounds what it reads of a head; the other parser does not
-        h11_max_incomplete_event_size=MAX_UNREAD,
+        **HEADS,
         access_log=False,
         log_config=None,
         lifespan="off",

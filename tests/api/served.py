@@ -15,7 +15,7 @@ import uvicorn
 from fake_desks import TOKEN
 
 from stack.api.operator import Operator
-from stack.api.server import bind, create_app
+from stack.api.server import HEADS, bind, create_app
 from stack.core.clock import Clock
 
 
@@ -55,9 +55,8 @@ class Served:
 def served(operator: Operator, clock: Clock | None = None) -> Iterator[Served]:
     """Serve ``operator`` while the block runs."""
     listener = bind(0)
-    config = uvicorn.Config(
-        create_app(operator, clock=clock), log_config=None, access_log=False, lifespan="off", http="h11"
-    )
+    app = create_app(operator, clock=clock)
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **HEADS)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -153,3 +153,37 @@ def test_errors_of_the_operator_keep_code_and_exit_code(raised: Exception, statu
     assert b"secret detail" not in answer.content
     if isinstance(raised, StackError):
         assert answer.json == raised.to_json()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({f"x-{n}": "1" for n in range(80)}, 431),
+        ({"x-long": "a" * 40_000}, 431),
+        ({"x-longer": "a" * 200_000}, 400),
+        ({"Authorization": f"Bearer {'t' * 5000}"}, 401),
+    ],
+    ids=["many", "long", "longer than is read", "long token"],
+)
+def test_large_heads_are_refused(api: Served, headers: dict[str, str], status: int) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all of it was sent
+        assert api.ask("GET", "/api/v1/status", **headers).status == status
+    assert api.ask("GET", "/api/v1/status").status == 200
+
+
+@pytest.mark.parametrize("name", ["Host", "Authorization"])
+def test_a_header_that_comes_twice_counts_as_none(api: Served, name: str) -> None:
+    given = {"Host": f"127.0.0.1:{api.port}", "Authorization": f"Bearer {TOKEN}"}
+    connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=20)
+    connection.putrequest("GET", "/api/v1/status", skip_host=True)
+    for each, value in given.items():
+        connection.putheader(each, value)
+    connection.putheader(name, given[name])
+    connection.endheaders()
+    assert connection.getresponse().status in (400, 401, 421)
+    connection.close()
+
+
+def test_who_is_not_known_is_told_how_to_be(api: Served) -> None:
+    answer = api.ask("GET", "/api/v1/status", Authorization="")
+    assert answer.headers["www-authenticate"] == "Bearer"
