@@ -164,6 +164,9 @@ class StackOperator:
         service = self.planner.service(request.get("service"))
         with self.store.reading() as tx:
             running = tx.rollouts(limit=1, service=service.name, open_only=True)
+            before = tx.rollouts(limit=1, service=service.name)
+        if before and not request.get("change"):
+            request = {**request, "change": before[0].state.get("change") or ""}  # it belongs to what it undoes
         if running:
             self._request(running[0].id, "abort", caller, "rollback by hand")
             return {"rollout": str(running[0].id), "aborting": True}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from stack.audit.append import append
 from stack.audit.record import AuditRecord
+from stack.config.policies import NoPolicies, PoliciesInvalid
 from stack.core.actions import Action
 from stack.core.clock import Clock
 from stack.core.digest import Digest
@@ -30,7 +31,13 @@ class Authority:
     clock: Clock
 
     def admit(self, tx: Transaction, state: RolloutState) -> str | None:
-        """None: it may go on, and the approvals that allow it are used up."""
+        """None: it may go on, and what allowed it is used up. Policies that can't be read allow nothing."""
+        try:
+            return self._admitted(tx, state)
+        except (NoPolicies, PoliciesInvalid) as error:
+            return error.message
+
+    def _admitted(self, tx: Transaction, state: RolloutState) -> str | None:
         if state.phase is Phase.AWAITING:
             return self._past_gates(tx, state)
         decision = self.gatekeeper.use(tx, start_ask(state), state.approval, str(state.id))

@@ -42,6 +42,14 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What a plan takes over from the policies; a rollout that has begun keeps what it was planned by."""
+
+    policy: Digest
+    gates: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Planner:
     """Plans of one stack. ``playbooks`` and ``locks`` are directories; ``policies`` reads them as they are now."""
 
@@ -80,7 +88,8 @@ class Planner:
     ) -> Plan:
         """Bring a model version, on a runtime, into a service."""
         release = self.desired(service, model, runtime)
-        return self._plan("deploy", service, release, self._row(service.name), environment)
+        basis = self._basis("deploy", environment)
+        return self._plan("deploy", service, release, self._row(service.name), environment, basis)
 
     def desired(self, service: ServiceSettings, model: str | None = None, runtime: str | None = None) -> Release:
         """The release that the stack file (or what is given) asks for."""
@@ -104,7 +113,7 @@ class Planner:
             raise NoLastKnownGood(service=service.name)
         with self.store.reading() as tx:
             release = tx.release(row.lkg)
-        return self._plan("rollback", service, release, row, environment)
+        return self._plan("rollback", service, release, row, environment, self._basis("rollback", environment))
 
     def departures(self, state: RolloutState) -> tuple[str, ...]:
         """Which parts of a rollout's plan would be different if it were made now; before it begins also what serves."""
@@ -116,20 +125,30 @@ class Planner:
             return ("the plan itself",)
         if begun:
             row = replace(row, stable=state.stable, lkg=state.lkg)
-        now = self._plan(state.kind, service, release, row, state.environment or None)
+            basis = Basis(policy=Digest(planned.get("policy") or state.plan), gates=state.gates)
+        else:
+            basis = self._basis(state.kind, state.environment or None)
+        now = self._plan(state.kind, service, release, row, state.environment or None, basis)
         return departures(planned, json.loads(canonical(now.to_json())), begun=begun)
 
-    def gates(self, environment: str) -> tuple[int, ...]:
-        """The per cents before which the policies ask again on the way of a deploy."""
-        asked = (g for g in self.policies().gates if g.environment == environment and g.action is Action.DEPLOY)
-        return tuple(sorted({gate.before for gate in asked}))
+    def _basis(self, kind: Kind, environment: str | None) -> Basis:
+        """The policies as they are now, and the per cents before which they ask again on the way of a deploy."""
+        policies, where = self.policies(), environment or self.settings.environment
+        asked = {g.before for g in policies.gates if g.environment == where and g.action is Action.DEPLOY}
+        return Basis(policy=policies.digest, gates=tuple(sorted(asked)) if kind == "deploy" else ())
 
     def _row(self, name: str) -> ServiceRow | None:
         with self.store.reading() as tx:
             return next((s for s in tx.services() if s.name == name), None)
 
     def _plan(
-        self, kind: Kind, service: ServiceSettings, release: Release, row: ServiceRow | None, environment: str | None
+        self,
+        kind: Kind,
+        service: ServiceSettings,
+        release: Release,
+        row: ServiceRow | None,
+        environment: str | None,
+        basis: Basis,
     ) -> Plan:
         stable = row.stable if row else None
         ladder = ladder_from(tuple(service.rollout.ladder), stable)
@@ -147,7 +166,7 @@ class Planner:
             variables=release_variables(release),
             replicas=service.replicas,
             ladder=ladder,
-            gates=self.gates(where) if kind == "deploy" else (),
+            gates=basis.gates,
             suites=Suites(smoke=_file_digest(service.suites.smoke), evaluation=_file_digest(service.suites.evaluation)),
             settings={
                 "hold": asdict(service.rollout.hold),
@@ -156,7 +175,7 @@ class Planner:
                 "replay": service.rollout.replay,
             },
             playbooks=playbooks_digest(self.playbooks),
-            policy=self.policies().digest,
+            policy=basis.policy,
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stack.config.policies import NoPolicies, PoliciesInvalid
 from stack.config.stack_yaml import ServiceSettings
 from stack.core.clock import Clock
 from stack.core.names import ServiceName
@@ -54,11 +55,26 @@ class Waiting:
                 return Failed(reason=reason)
             if self.clock.monotonic() - asked >= _ASK_S:
                 asked = self.clock.monotonic()
-                standings = self._asked(state)
-                if all(standing.decision.granted for standing in standings):
+                lacking = self._lacking(state)
+                if not lacking:
                     return Done()
-                told = _tell(context, told, standings)
+                for line in lacking:
+                    if line not in told:
+                        context.tell("approval", line)
+                told = lacking
             self.clock.sleep(_LOOK_S)
+
+    def _lacking(self, state: RolloutState) -> tuple[str, ...]:
+        """What the gates still wait for, for people. Policies that can't be read are waited for as well."""
+        try:
+            standings = self._asked(state)
+        except (NoPolicies, PoliciesInvalid) as error:
+            return (error.message,)
+        return tuple(
+            f"before {s.request.gate} %: {s.request.id} waits for {'; '.join(s.decision.missing)}"
+            for s in standings
+            if not s.decision.granted
+        )
 
     def _asked(self, state: RolloutState) -> list[Standing]:
         with self.store.reading() as tx:
@@ -70,16 +86,3 @@ class Waiting:
 
     def _sentry(self, state: RolloutState) -> Sentry:
         return Sentry(self.store, self.control, self.services[state.service], self.clock)
-
-
-def _tell(context: Context, told: tuple[str, ...], standings: list[Standing]) -> tuple[str, ...]:
-    """What is waited for, for people, whenever it changes."""
-    now = tuple(
-        f"before {s.request.gate} %: {s.request.id} waits for {'; '.join(s.decision.missing)}"
-        for s in standings
-        if not s.decision.granted
-    )
-    for line in now:
-        if line not in told:
-            context.tell("approval", line)
-    return now

@@ -142,5 +142,3 @@ class Office:
 
 def caller(name: str, *, shared: bool = False) -> Caller:
     return Caller(name=name, roles=frozenset({"admin"}), shared=shared)
-
-
