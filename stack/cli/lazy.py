@@ -85,5 +85,6 @@ def _problem(problem: Any) -> str:
     if not isinstance(problem, dict):
         return str(problem)
     line = f"line {problem['line']}: " if problem.get("line") else ""
+    line = f"{problem['file']} {line or ': '}" if problem.get("file") else line
     path = f"{problem['path']}: " if problem.get("path") else ""
     return f"{line}{path}{problem.get('problem', problem)}"
