@@ -68,7 +68,7 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin. What a stop or a crash left undelivered goes out first."""
+        """Begin. What a stop or a crash left unsigned or undelivered comes first."""
         self._thread = threading.Thread(target=self._run, name="checkpointer", daemon=True)
         self._thread.start()
 
@@ -81,6 +81,7 @@ class Checkpointer:
 
     def _run(self) -> None:
         self._safely(lambda: catch_up(self._store))
+        self.tick(now=True)
         while not self._stopping.wait(self._poll_s):
             self.tick()
         self.tick(now=True)
