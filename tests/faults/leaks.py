@@ -124,7 +124,7 @@ class Sampler:
             key = (pid, hash((kind, data)))
             if data and key not in self._seen:
                 self._seen.add(key)
-                self.saw.append((kind, f"/proc/{pid}/{kind} of {line[:30]!r}", data))
+                self.saw.append((kind, f"/proc/{pid}/{kind} of {line[:100]!r}", data))
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -71,7 +71,7 @@ def configured(stack: RunningStack, seeded: Seeded, vault: VaultStandIn, folder:
     vault.roles[role] = proof
     settings = yaml.safe_load(stack.stack_yaml.read_text())
     settings["secrets"] = [
-        {"name": "client.key", "from": "environment", "variable": "CANARY_CLIENT_KEY"},
+        {"name": "client.key", "from": "environment", "variable": "STACK_CLIENT_KEY"},
         {"name": "probe.key", "from": "vault", "path": "stack/probe", "key": "key"},
     ]
     settings["vault"] = {
@@ -105,7 +105,7 @@ def surroundings(seeded: Seeded) -> dict[str, str]:
         "PIP_TOKEN", "SSH_ASKPASS_SECRET", "DATABASE_URL", "NPM_TOKEN", "MY_PASSWORD", "ANSIBLE_VAULT_PASSWORD",
     )  # fmt: skip
     found = {name: seeded.new(f"environment {name}") for name in foreign}
-    return {**found, "CANARY_CLIENT_KEY": seeded.new("client.key (environment)"), "ANSIBLE_VERBOSITY": "3"}
+    return {**found, "STACK_CLIENT_KEY": seeded.new("client.key (environment)"), "ANSIBLE_VERBOSITY": "3"}
 
 
 def without_an_index(seeded: Seeded) -> dict[str, str]:

@@ -42,7 +42,7 @@ def test_the_values_arrive_and_no_environment_shows_them() -> None:
 
 def test_the_check_can_fail() -> None:
     """The same values under names that nobody configured to be secret, and that processes of ours get, are seen."""
-    seen = run([], STACK_CANARY="hush-not-configured")
+    seen = run([], PYTHONCANARY="hush-not-configured")
     assert "hush-not-configured" in seen["own"]
 
 
@@ -55,7 +55,7 @@ def test_deleting_a_variable_is_not_enough() -> None:
 
 
 def test_without_such_variables_nothing_is_started_again() -> None:
-    seen = run([], STACK_CANARY="x")
+    seen = run([], PYTHONCANARY="x")
     assert seen["values"] == {}
     assert VARIABLE not in seen["own"]
 
