@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stack.audit.append import BATCH, catch_up, stored_node
+from stack.audit.append import BATCH, TreeDamaged, catch_up, stored_node
 from stack.audit.chain import row_bytes
 from stack.audit.merkle import Frontier, consistency, frontier, leaf_hash, root
 from stack.audit.note import Checkpoint, Signer
@@ -21,11 +21,12 @@ from stack.core.canonical import NotCanonical
 from stack.core.clock import Clock
 from stack.core.errors import Refused, StackError
 from stack.store.rows import AuditRow
-from stack.store.store import Reading, Store
+from stack.store.store import Reading, Store, Transaction
 
 _LOG = logging.getLogger("stack.audit")
 _LONGEST_PAUSE_S = 60.0
 SIGNING = "signing"
+ALERT = "AUDIT-01"
 
 
 class LogRewritten(Refused):
@@ -105,6 +106,7 @@ class Checkpointer:
         try:
             with self._store.transaction() as tx:
                 tx.note_delivery(SIGNING, tx.deliveries().get(SIGNING, (0, "", ""))[0], error.message)
+                self._alert(tx, SIGNING, error)
         except StackError as again:
             _LOG.error("checkpoints: %s", again.message)
 
@@ -152,16 +154,25 @@ class Checkpointer:
             key=self._signer.key,
             consistency=lambda old: self._proof(old, newest[0]),
         )
-        error = ""
         try:
             sink.deliver(delivery)
-            self._pauses[sink.name] = _Pause()
-        except StackError as failed:
-            error = failed.message
+        except StackError as error:
             pause.longer(self._clock.monotonic())
-            _LOG.warning("checkpoints: %s", error)
+            _LOG.warning("checkpoints: %s", error.message)
+            with self._store.transaction() as tx:
+                tx.note_delivery(sink.name, had, error.message)
+                self._alert(tx, sink.name, error)
+            return
+        self._pauses[sink.name] = _Pause()
         with self._store.transaction() as tx:
-            tx.note_delivery(sink.name, had if error else newest[0], error)
+            tx.note_delivery(sink.name, newest[0])
+
+    def _alert(self, tx: Transaction, where: str, error: StackError) -> None:
+        """People must know of a log that was changed; of a sink that is away, status is enough."""
+        if isinstance(error, (Refused, TreeDamaged)):
+            body = {"error": error.message, "hint": error.advice}
+            title = "The audit log is not what was signed before"
+            tx.raise_alert(ALERT, "critical", title, where, body, self._clock.now())
 
     def _proof(self, old: int, new: int) -> tuple[bytes, ...]:
         with self._store.reading() as tx:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from stack.app.records import RecordsDesk
-from stack.audit.checkpointer import SIGNING, Checkpointer, LogRewritten
+from stack.audit.checkpointer import ALERT, SIGNING, Checkpointer, LogRewritten
 from stack.audit.exported import kept_elsewhere
-from stack.audit.note import open_checkpoint
+from stack.audit.note import Checkpoint, open_checkpoint
 from stack.audit.sinks import Delivery, FileSink, SinkFailed
 from stack.core.clock import ManualClock
 from stack.store.store import Store
@@ -148,7 +148,18 @@ def test_nothing_altered_is_signed(place: Place, damage: str) -> None:
         newest = tx.checkpoint()
         assert newest is not None and newest[0] == 4
         assert tx.deliveries()[SIGNING][1], "status says why"
+        assert [(alert.code, alert.severity) for alert in tx.alerts(open_only=True, limit=9)] == [(ALERT, "critical")]
     assert place.shelf.kept == [4]
+
+
+def test_a_witness_that_contradicts_is_an_alert(place: Place) -> None:
+    other = FileSink("file", place.path / "kept.log", place.path)
+    (place.path / "kept.log").write_text(SIGNER.sign(Checkpoint(origin=KEY.name, size=3, root=bytes(32)).text))
+    fill_at_once(place, 5)
+    place.checkpointer(other).tick(now=True)
+    with place.store.reading() as tx:
+        assert [(alert.code, alert.subject) for alert in tx.alerts(open_only=True, limit=9)] == [(ALERT, "file")]
+        assert tx.deliveries()["file"][0] == 0 and place.shelf.kept == [5]
 
 
 def test_a_shorter_log_is_not_signed(place: Place) -> None:
