@@ -15,6 +15,7 @@ from stack.audit.exported import checkpoint_line, end_line, header_line, record_
 from stack.audit.merkle import Frontier, NodeAt, NoSuchProof, consistency, frontier, inclusion, leaf_hash, root
 from stack.audit.note import VerifierKey
 from stack.audit.sinks import Sink
+from stack.core.canonical import NotCanonical
 from stack.core.errors import InvalidInput
 from stack.store.rows import AuditRow
 from stack.store.store import Reading, Store
@@ -119,7 +120,7 @@ class RecordsDesk:
                 return
             for row in rows:
                 yield record_line(row)
-                tree = tree.add(leaf_hash(row_bytes(row)))
+                tree = tree.add(_leaf(row))
                 if row.seq in notes:
                     yield checkpoint_line(notes[row.seq])
                     checkpoints += 1
@@ -129,6 +130,14 @@ class RecordsDesk:
 
 def _nodes(tx: Reading) -> NodeAt:
     return lambda level, position: stored_node(tx, level, position)
+
+
+def _leaf(row: AuditRow) -> bytes:
+    """Of what is stored now; nothing at all for what was damaged beyond a canonical form."""
+    try:
+        return leaf_hash(row_bytes(row))
+    except NotCanonical:
+        return bytes(32)
 
 
 def _row(tx: Reading, seq: int) -> AuditRow:

@@ -71,9 +71,16 @@ def header_line(key: VerifierKey, start: int, size: int, before: Frontier, head:
 
 
 def record_line(row: AuditRow) -> bytes:
-    """As it is stored, with what it should hash to."""
-    data = row_bytes(row)
-    return _prefix(data) + data + b"}\n"
+    """As it is stored, with the hash that is stored: a row that was edited in the database is named by every reader.
+
+    One that has no canonical form any more is written as it can be; no reader takes that for a record.
+    """
+    try:
+        data = row_bytes(row)
+    except NotCanonical:
+        return json.dumps({"damaged": row.to_json()}, default=repr).encode() + b"\n"
+    leaf = leaf_hash(data).hex().encode()
+    return b'{"hash":%s,"kind":"record","leaf":"%s","record":%s}\n' % (json.dumps(row.hash).encode(), leaf, data)
 
 
 def checkpoint_line(note: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -60,6 +61,30 @@ def test_every_flipped_byte_names_its_record(log: Log) -> None:
     told = f"flipped bytes: {tried} tried, {found} named their record"
     print(told)
     assert tried > 2000 and found == tried, told
+
+
+def test_every_column_edited_in_the_database_names_its_record(tmp_path: Path) -> None:
+    """Somebody with a SQLite shell, and no idea of hashes; also of what has no canonical form any more."""
+    log, tried, found = Log(tmp_path / "state.db", 9, (4,)), 0, 0
+    raw = sqlite3.connect(tmp_path / "state.db")
+    for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        raw.execute(f"DROP TRIGGER {name}")
+    texts = [name for name in log.rows[0].to_json() if name != "seq"]
+    for seq in (1, 4, 6, 9):
+        for column in texts:
+            (before,) = raw.execute(f"SELECT {column} FROM audit WHERE seq = ?", (seq,)).fetchone()
+            for wrong in (before + "x", "", before[::-1] + '"', 7, 2.5, 2**60):
+                raw.execute(f"UPDATE audit SET {column} = ? WHERE seq = ?", (wrong, seq))
+                raw.commit()
+                report = both(split(b"".join(RecordsDesk(log.store, KEY, ()).export(1))), log.kept)
+                tried += 1
+                found += not report["ok"] and report["first_bad"] == seq
+            raw.execute(f"UPDATE audit SET {column} = ? WHERE seq = ?", (before, seq))
+            raw.commit()
+    assert both(list(RecordsDesk(log.store, KEY, ()).export(1)), log.kept)["ok"]
+    told = f"columns edited in the database: {tried} tried, {found} named their record"
+    print(told)
+    assert tried > 200 and found == tried, told
 
 
 def test_every_removed_record_is_named(log: Log) -> None:
