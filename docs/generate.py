@@ -1,10 +1,11 @@
-"""Writes the pages that repeat what the code says: errors.md, cli.md, stack-yaml.md.
+"""Writes the pages that repeat what the code says: errors.md, cli.md, stack-yaml.md, policy-table.md.
 
     .venv/bin/python docs/generate.py            # write them
     .venv/bin/python docs/generate.py --check    # exit 1 when a committed page is not current
 
-Everything is read from the code itself (the error tree, the click commands, the settings classes), so these pages
-can't say something else. All other pages are written by hand; tests/docs holds them to the code.
+Everything is read from the code itself (the error tree, the click commands, the settings classes) and from the policies
+that ship, so these pages can't say something else. All other pages are written by hand; tests/docs holds them to the
+code.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ sys.path.insert(0, str(HERE.parent))
 
 import stack  # noqa: E402
 from stack.cli.main import cli  # noqa: E402
+from stack.config import policies as policy_files  # noqa: E402
 from stack.config import settings  # noqa: E402
 from stack.config.fields import ListOf, Number, OneOf, Section, Text, Whole  # noqa: E402
+from stack.config.policy_values import ClassRule, Policies  # noqa: E402
 from stack.core import errors  # noqa: E402
+from stack.core.actions import Action  # noqa: E402
 from stack.core.errors import StackError  # noqa: E402
 
 NOTE = "<!-- written by docs/generate.py; change the code, then run it -->"
-ROOMS = ("core", "config", "store", "registry", "runtimes", "evals", "audit", "fleet", "gateway", "rollout", "app")
+ROOMS = (
+    *("core", "config", "secrets", "store", "registry", "runtimes", "evals", "policy", "audit", "fleet", "gateway"),
+    *("rollout", "app", "api", "cli"),
+)
 ERRORS_INTRO = """
 Every failure has one shape. On the screen: the message, each single problem, what to do. With `--json`, and from the
 admin API: `{"error": {"code", "message", "hint", "exit_code", "facts"}}`. `code` is stable; programs should look at
@@ -63,6 +70,11 @@ SETTINGS_END = """
 Without `hosts`, there is one: `{name: local, connection: local}`. `rollout.ladder` must rise and end with 100. Suites
 left out are `evals/<service>-smoke.yaml` and `evals/<service>-eval.yaml` beside the manifest. Engines with a driver
 today: llamacpp. The others are accepted as words here and refused when a release is planned.
+"""
+
+POLICY_INTRO = """
+What `policies/risk.yaml` says as it ships: every action there is, its class in each environment, and what a class asks
+for. Yours may say something else; how to change it is in [policies](policies.md). An action without a class is denied.
 """
 
 
@@ -236,12 +248,15 @@ def default_words(value: Any) -> str:
 
 
 def _field_docs(cls: type[Any]) -> dict[str, str]:
-    """Field name -> the text that stands below it."""
+    """Field name (of an enumeration: member's name) -> the text that stands below it."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     found: dict[str, str] = {}
     for pair in itertools.pairwise(body):
         match pair:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
                 found[name] = " ".join(text.split())
     return found
 
@@ -253,7 +268,62 @@ def settings_page() -> str:
     return "\n".join([*head, *rows, "", *SETTINGS_END.strip().splitlines()]) + "\n"
 
 
-PAGES = {"errors.md": errors_page, "cli.md": cli_page, "stack-yaml.md": settings_page}
+# -- policies
+
+
+def policy_page() -> str:
+    """docs/policy-table.md."""
+    shipped, texts = policy_files.load_policies(HERE.parent / "policies"), _field_docs(Action)
+    where = shipped.environments
+    head = ["", f"| action | {' | '.join(where)} | what it is |", f"|---|{'---|' * len(where)}---|"]
+    lines = [*opening("Policy table", POLICY_INTRO), *head]
+    for action in Action:
+        given = shipped.actions.get(action, {})
+        risks = " | ".join(str(given.get(name, "denied")) for name in where)
+        lines.append(f"| `{action.value}` | {risks} | {cell(texts[action.name])} |")
+    lines += [
+        "",
+        "| class | ticket in | approvals | who asked counts | good for | held up by freezes |",
+        "|" + "---|" * 6,
+    ]
+    lines += [_class_row(str(risk), rule) for risk, rule in sorted(shipped.classes.items())]
+    lines += [
+        "",
+        "Gates: " + (", ".join(_gate_words(shipped)) or "none") + ".",
+        "",
+        "| role of a token | may ask for |",
+    ]
+    lines += ["|---|---|", *(f"| `{role}` | {_asked(allowed)} |" for role, allowed in shipped.roles.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _class_row(risk: str, rule: ClassRule) -> str:
+    roles = ", ".join(f"`{role}`" for role in rule.roles)
+    people = f"{rule.approvers} of {roles}" if rule.approvers else "none"
+    people += ", for different roles" if rule.different_roles else ""
+    asker = ("no" if rule.separation else "yes") if rule.approvers else "-"
+    good = f"{rule.ttl_s // 60} minutes" if rule.approvers else "-"
+    ticket = ", ".join(sorted(rule.ticket)) or "none"
+    return f"| {risk} | {ticket} | {people} | {asker} | {good} | {'yes' if rule.frozen else 'no'} |"
+
+
+def _gate_words(shipped: Policies) -> Iterator[str]:
+    for gate in shipped.gates:
+        yield f"{gate.risk} before {gate.before} % of `{gate.action.value}` in {gate.environment}"
+
+
+def _asked(allowed: frozenset[Action]) -> str:
+    if allowed >= set(Action):
+        return "everything"
+    return ", ".join(f"`{action.value}`" for action in Action if action in allowed)
+
+
+PAGES = {
+    "errors.md": errors_page,
+    "cli.md": cli_page,
+    "stack-yaml.md": settings_page,
+    "policy-table.md": policy_page,
+}
 
 
 def stale() -> list[str]:
