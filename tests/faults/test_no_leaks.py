@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from leaks import Leak, Sampler, Searcher, canary, forms
 from running_stack import MODELS, REPOSITORY, Json, RunningStack, until
 
+from stack.cli.setup import prepare
+from stack.config.home import Home
 from stack.core.clock import SystemClock
 from stack.policy.statement import NAMESPACE
 
@@ -342,6 +344,38 @@ def personal_tokens(stack: RunningStack, seeded: Seeded) -> int:
         token = seeded.keep(f"personal token {number}", str(made["token"]))
         assert ask(stack, seeded, "GET", "/status", authorization=f"Bearer {token}")[0] == 200
     return number + 1
+
+
+def test_a_control_plane_started_by_hand_takes_its_secret_out_of_its_environment(
+    new_stack: Callable[..., RunningStack], chance: random.Random
+) -> None:
+    """As by a unit with ``EnvironmentFile``: it starts itself again, under the same pid."""
+    stack, value = new_stack(), canary(chance)
+    settings = yaml.safe_load(stack.stack_yaml.read_text())
+    settings["secrets"] = [{"name": "client.key", "from": "environment", "variable": "STACK_CLIENT_KEY"}]
+    stack.stack_yaml.write_text(yaml.safe_dump(settings))
+    prepare(Home(stack.home))
+    command = [sys.executable, "-m", "stack.api", "--home", str(stack.home), "--stack", str(stack.stack_yaml)]
+    extra = {**stack.environment, "STACK_CLIENT_KEY": value, "GITHUB_TOKEN": value}
+    child = subprocess.Popen(command, cwd=REPOSITORY, env=extra, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: answers(stack.admin_port))
+        assert value.encode() not in Path(f"/proc/{child.pid}/environ").read_bytes()
+        assert b"STACK_HOME=" in Path(f"/proc/{child.pid}/environ").read_bytes()
+    finally:
+        child.terminate()
+        child.wait(30)
+
+
+def answers(port: int) -> bool:
+    wire = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        wire.request("GET", "/health")
+        return wire.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        wire.close()
 
 
 # -- the search itself

@@ -46,7 +46,8 @@ def test_no_password_is_left(user: str, password: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "PIP_TOKEN", "PIP_PASSWORD", "VAULT_TOKEN", "DATABASE_URL", "LD_PRELOAD",
-     "ANSIBLE_VAULT_PASSWORD_FILE", "ANSIBLE_CONFIG", "BASH_ENV", "OPENAI_API_KEY", "SSH_ASKPASS", "STACK_ADMIN_TOKEN", "STACK_CLIENT_KEY"],
+     "ANSIBLE_VAULT_PASSWORD_FILE", "ANSIBLE_CONFIG", "BASH_ENV", "OPENAI_API_KEY", "SSH_ASKPASS",
+     "STACK_ADMIN_TOKEN", "STACK_CLIENT_KEY"],
 )  # fmt: skip
 def test_what_nobody_asked_for_stays_behind(name: str) -> None:
     assert for_tools({name: "hush"}) == {}
