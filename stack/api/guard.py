@@ -54,6 +54,8 @@ class TooLarge(InvalidInput):
 class HeadTooLarge(InvalidInput):
     """The request's headers are more than {count} or larger than {limit} bytes."""
 
+    hint = "Send Host, Authorization and Content-Type; nothing else is looked at."
+
 
 def host_allowed(host: str) -> bool:
     """``name`` or ``name:port`` with a loopback name."""

@@ -17,6 +17,8 @@ class FileExists(Conflict):
 class CannotWrite(Unavailable):
     """{path} can't be written: {detail}."""
 
+    hint = "Name a file in a directory of yours with room for it."
+
 
 def reserve(path: Path) -> None:
     """Make it, empty and for its owner only (0600)."""
