@@ -25,6 +25,7 @@ from stack.core.errors import ApprovalNeeded, BypassAttempt
 from stack.core.names import RequestId
 from stack.policy.decision import START, Decision, decide, is_known_person, risk_of, rule_of, who_may
 from stack.store.approval_rows import RequestRow, RequestState
+from stack.store.errors import StoreCorrupt, UnknownRequest
 from stack.store.store import Reading, Store, Transaction
 
 INC_04 = "INC-04"
@@ -103,7 +104,10 @@ class Gatekeeper:
     def use(self, tx: Transaction, ask: Ask, request: str, used_by: str) -> Decision:
         """Decide again, now; if it is a yes, use the request up. ``request`` is empty where none was wanted."""
         policies = self.policies()
-        row = tx.request(request) if request else self._fresh(policies, ask)
+        try:
+            row = tx.request(request) if request else self._fresh(policies, ask)
+        except (Denied, UnknownRequest, StoreCorrupt) as error:
+            return Decision(granted=False, missing=(f"a request that is good here: {error.message}",))
         if request and (row.action, row.target, row.gate, row.change) != (ask.action, ask.target, ask.gate, ask.change):
             return Decision(granted=False, missing=(f"a new request: {request} is for something else",))
         decision = self._standing(tx, policies, ask, row, kept=bool(request)).decision
