@@ -16,6 +16,7 @@ from stack.app.access import AccessDesk
 from stack.app.changes import ChangeDesk
 from stack.app.models import ModelDesk
 from stack.app.permission import Permission
+from stack.app.policy_watch import PolicyWatch
 from stack.app.records import RecordsDesk
 from stack.audit.append import append
 from stack.audit.checkpointer import Checkpointer
@@ -85,11 +86,17 @@ class StackOperator:
     permission: Permission
     refusals: Refusals
     checkpointer: Checkpointer
+    policy_watch: PolicyWatch
     clock: Clock
 
     def start(self) -> None:
         """Begin to drive rollouts, in a thread of its own."""
-        hooks = (self.reconciler.on_lead, self.reconciler.tick)
+
+        def tick() -> None:
+            self.policy_watch.tick()
+            self.reconciler.tick()
+
+        hooks = (self.reconciler.on_lead, tick)
         threading.Thread(target=self.worker.run, args=hooks, name="worker", daemon=True).start()
         self.checkpointer.start()
 

@@ -17,6 +17,7 @@ from stack.app.changes import ChangeDesk
 from stack.app.models import ModelDesk
 from stack.app.operator import StackOperator
 from stack.app.permission import Permission
+from stack.app.policy_watch import PolicyWatch
 from stack.app.records import RecordsDesk
 from stack.app.sources import build_source
 from stack.audit.checkpointer import Checkpointer
@@ -157,6 +158,7 @@ def _wired(
         permission=permission,
         refusals=permission.refusals,
         checkpointer=checkpointer,
+        policy_watch=PolicyWatch(store, policies, clock),
         clock=clock,
     )
 
