@@ -53,7 +53,16 @@ def test_every_command_has_json_an_example_and_exit_codes(path: tuple[str, ...],
     assert command.name == path[-1]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["rollout", "--help"], ["deploy", "--help"], ["status", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["rollout", "--help"],
+        ["deploy", "--help"],
+        ["change", "approve", "--help"],
+        ["token", "create", "--help"],
+    ],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom stack.cli.main import cli\n"
