@@ -96,7 +96,8 @@ def error_classes() -> list[type[StackError]]:
     for module in pkgutil.walk_packages(stack.__path__, "stack."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    found = {kind for kind in _below(StackError) if kind.__module__.startswith("stack.")}
+    below = (kind for kind in _below(StackError) if not kind.__name__.startswith("_"))  # those never leave their module
+    found = {kind for kind in below if kind.__module__.startswith("stack.")}
     return sorted(found, key=lambda kind: (kind.__name__, kind.__module__))
 
 
@@ -275,7 +276,7 @@ def policy_page() -> str:
     """docs/policy-table.md."""
     shipped, texts = policy_files.load_policies(HERE.parent / "policies"), _field_docs(Action)
     where = shipped.environments
-    head = ["", f"| action | {' | '.join(where)} | what it is |", f"|---|{'---|' * len(where)}---|"]
+    head = ["", "## Actions", "", f"| action | {' | '.join(where)} | what it is |", f"|---|{'---|' * len(where)}---|"]
     lines = [*opening("Policy table", POLICY_INTRO), *head]
     for action in Action:
         given = shipped.actions.get(action, {})
@@ -283,17 +284,15 @@ def policy_page() -> str:
         lines.append(f"| `{action.value}` | {risks} | {cell(texts[action.name])} |")
     lines += [
         "",
+        "## Classes",
+        "",
         "| class | ticket in | approvals | who asked counts | good for | held up by freezes |",
-        "|" + "---|" * 6,
+        "|---|---|---|---|---|---|",
     ]
     lines += [_class_row(str(risk), rule) for risk, rule in sorted(shipped.classes.items())]
-    lines += [
-        "",
-        "Gates: " + (", ".join(_gate_words(shipped)) or "none") + ".",
-        "",
-        "| role of a token | may ask for |",
-    ]
-    lines += ["|---|---|", *(f"| `{role}` | {_asked(allowed)} |" for role, allowed in shipped.roles.items())]
+    gates = ", ".join(_gate_words(shipped)) or "none"
+    lines += ["", f"Gates: {gates}.", "", "## Roles of tokens", "", "| role | may ask for |", "|---|---|"]
+    lines += [f"| `{role}` | {_asked(allowed)} |" for role, allowed in shipped.roles.items()]
     return "\n".join(lines) + "\n"
 
 
