@@ -1,16 +1,17 @@
 """Everything that differs between databases: connecting, beginning, the clock, and what an error means.
 
-A second database is a second class here, chosen by ``dialect_for``; no other module names one.
+SQLite is here; ``postgresql`` holds the other, and is imported (with its driver) only where a URL asks for it.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Double, Engine, create_engine, event, literal_column
+from sqlalchemy import ColumnElement, Connection, Double, Engine, create_engine, event, literal_column
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -33,18 +34,23 @@ class Dialect(Protocol):
     """One kind of database."""
 
     name: str
+    starts_by_itself: bool
+    """Whether there is nothing to wait for when it can't be reached: no server that may be starting."""
 
     def engine(self) -> Engine:
         """Connections whose transactions take no lock until ``begin_write`` or ``begin_read``."""
 
-    def begin_write(self) -> str:
-        """The statement that begins a transaction as the only writer."""
+    def admit(self, connection: Connection) -> None:
+        """Raise UnfitDatabase when it can't hold what is to be stored."""
 
-    def begin_read(self) -> str:
-        """The statement that begins a transaction which sees one moment."""
+    def begin_write(self, connection: Connection, patience_s: float) -> None:
+        """Make the transaction the only writer of its moment; StoreBusy's cause after ``patience_s``."""
 
-    def patience(self, seconds: float) -> str:
-        """The statement that bounds how long the connection's next statements wait for a lock."""
+    def begin_read(self, connection: Connection) -> None:
+        """Make the transaction see one moment."""
+
+    def at_leisure(self, connection: Connection) -> None:
+        """Let what follows in this transaction take as long as it needs: it reads or rewrites whole tables."""
 
     def now_s(self) -> ColumnElement[float]:
         """The database's clock: seconds since 1970, evaluated by the database."""
@@ -52,8 +58,8 @@ class Dialect(Protocol):
     def append_only(self, table: str) -> tuple[str, ...]:
         """Statements that make the database itself refuse to change or delete rows of ``table``."""
 
-    def check(self) -> str:
-        """The statement whose single answer ``ok`` says that the database is sound."""
+    def check(self, tables: tuple[str, ...]) -> str:
+        """The statement whose single answer ``ok`` says that the database with these tables is sound."""
 
     def explain(self, error: DBAPIError) -> StackError | None:
         """What the database's error means; None for one that is a bug of ours."""
@@ -63,6 +69,7 @@ class SQLite:
     """One file. Durable on COMMIT: write-ahead log, synchronous=FULL."""
 
     name = "sqlite"
+    starts_by_itself = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,17 +91,20 @@ class SQLite:
         event.listen(engine, "connect", _prepare)
         return engine
 
-    def begin_write(self) -> str:
+    def admit(self, connection: Connection) -> None:
+        """Every SQLite database can."""
+
+    def begin_write(self, connection: Connection, patience_s: float) -> None:
         """Takes the write lock at once, so a read inside can gate a write."""
-        return "BEGIN IMMEDIATE"
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {max(1, round(patience_s * 1000))}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def begin_read(self) -> str:
+    def begin_read(self, connection: Connection) -> None:
         """A snapshot; never waits for writers."""
-        return "BEGIN DEFERRED"
+        connection.exec_driver_sql("BEGIN DEFERRED")
 
-    def patience(self, seconds: float) -> str:
-        """Not transactional; it stays until the next one on the connection."""
-        return f"PRAGMA busy_timeout = {max(1, round(seconds * 1000))}"
+    def at_leisure(self, connection: Connection) -> None:
+        """Nothing bounds it here."""
 
     def now_s(self) -> ColumnElement[float]:
         """Milliseconds precise. unixepoch('subsec') would need SQLite 3.42."""
@@ -108,7 +118,7 @@ class SQLite:
             for verb in ("UPDATE", "DELETE")
         )
 
-    def check(self) -> str:
+    def check(self, tables: tuple[str, ...]) -> str:
         """Reads every page."""
         return "PRAGMA quick_check(1)"
 
@@ -146,14 +156,18 @@ def _prepare(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def dialect_for(place: str | Path) -> Dialect:
-    """From a path, or a URL as SQLAlchemy writes them."""
+def dialect_for(place: str | Path, password: Callable[[], str] | None = None) -> Dialect:
+    """From a path, or a URL as SQLAlchemy writes them. ``password`` is asked for every new connection."""
     if isinstance(place, Path) or "://" not in place:
         return SQLite(Path(place).absolute())
     try:
         url = make_url(place)
-    except ArgumentError as error:
-        raise UnknownDatabase(url=repr(place)[:90]) from error
+    except (ArgumentError, ValueError) as error:
+        raise UnknownDatabase(url=repr(place.partition("://")[0] + "://...")[:90]) from error
+    if url.drivername in ("postgresql", "postgresql+psycopg"):
+        from stack.store.postgresql import postgresql  # its driver is not for those who use SQLite
+
+        return postgresql(url, password)
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         raise UnknownDatabase(url=url.render_as_string(hide_password=True)[:90])
     return SQLite(Path(url.database).absolute())

@@ -35,6 +35,24 @@ class StoreUnreachable(Unavailable):
     hint = "Check that the directory exists and belongs to this user."
 
 
+class StoreStarting(Unavailable):
+    """The state database's server is starting, recovering or shutting down: {detail}"""
+
+    hint = "Try again in a moment. The control plane waits for it by itself."
+
+
+class StoreUncertain(Unavailable):
+    """The connection to the state database was lost during a commit, so whether it was stored is not known: {detail}"""
+
+    hint = "Look before you repeat it: `stackctl status`."
+
+
+class StoreDenied(Unavailable):
+    """The state database's server lets this program not in: {detail}"""
+
+    hint = "Check user, password (~/.pgpass, `passfile`, or the secret database.password) and the server's pg_hba.conf."
+
+
 class StoreTooNew(Unavailable):
     """The state database has schema {found}, and this program knows schemas up to {known}."""
 
@@ -48,7 +66,17 @@ class NotAStore(InvalidInput):
 
 
 class UnknownDatabase(InvalidInput):
-    """{url} names no database this program can use: give a path, or sqlite:///path."""
+    """{url} names no database this program can use: give a path, sqlite:///path or postgresql://user@host/database."""
+
+
+class DatabaseUrl(InvalidInput):
+    """The database URL {url} can't be used: {detail}"""
+
+    hint = "See docs/postgresql.md for what it may hold."
+
+
+class UnfitDatabase(InvalidInput):
+    """The database {url} can't hold the state: {detail}"""
 
 
 class NotStorable(InvalidInput):

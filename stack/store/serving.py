@@ -41,16 +41,19 @@ class ServingReads(Session):
 
     def services(self) -> tuple[ServiceRow, ...]:
         """All, by name."""
-        return tuple(ServiceRow.from_row(row) for row in self._all(select(services).order_by(services.c.name)))
+        return tuple(sorted((ServiceRow.from_row(row) for row in self._all(select(services))), key=lambda r: r.name))
 
     def replicas(self, service: str | None = None, live_only: bool = False) -> tuple[ReplicaRow, ...]:
-        """By id; ``live_only`` leaves out those that are stopped or failed."""
-        query = select(replicas).order_by(replicas.c.id)
+        """By id; ``live_only`` leaves out those that are stopped or failed.
+
+        Sorted here, as databases collate differently.
+        """
+        query = select(replicas)
         if service is not None:
             query = query.where(replicas.c.service == as_text(str(service)))
         if live_only:
             query = query.where(replicas.c.state.in_(LIVE_STATES))
-        return tuple(ReplicaRow.from_row(row) for row in self._all(query))
+        return tuple(sorted((ReplicaRow.from_row(row) for row in self._all(query)), key=lambda row: row.id))
 
     def free_port(self, host: str, low: int, high: int) -> int:
         """The lowest port from ``low`` to ``high`` that no live replica of this host has."""

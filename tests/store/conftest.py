@@ -1,9 +1,9 @@
-"""The implementations that the contract is checked on. A second database is a second ``Place`` in ``PLACES``."""
+"""The implementations that the contract is checked on: every test that asks for ``place`` runs once for each."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import pytest
 
 from stack.core.clock import ManualClock
 from stack.store.store import Store
+from tests.store.postgres_server import Server
 
 
 class Place(Protocol):
@@ -48,13 +49,41 @@ class SQLitePlace:
             connection.close()
 
 
-PLACES = {"sqlite": SQLitePlace}
+class PostgreSQLPlace:
+    """A fresh database on a server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.name = server.new_database()
+        self.url = server.url(self.name)
+
+    def let_pass(self, seconds: float) -> None:
+        self.server.execute("UPDATE leases SET expires_s = expires_s - %s", self.name, seconds)
+
+    def count(self, table: str) -> int:
+        return int(self.server.execute(f"SELECT count(*) FROM {table}", self.name)[0][0])
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server for the whole run."""
+    made = Server()
+    try:
+        yield made.create().start()
+    finally:
+        made.remove()
+
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest, Path], Place]] = {
+    "sqlite": lambda _request, directory: SQLitePlace(directory),
+    "postgresql": lambda request, _directory: PostgreSQLPlace(request.getfixturevalue("server")),
+}
 
 
 @pytest.fixture(params=sorted(PLACES))
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty place for a store."""
-    return PLACES[request.param](tmp_path)
+    return PLACES[request.param](request, tmp_path)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "nowhere" / "state.db")
     with pytest.raises(errors.StoreUnreachable):
         Store.open(tmp_path)
-    for url in ("mysql://host/base", "sqlite://", "sqlite:///:memory:", "://", "postgresql://u:secret@h/d"):
+    for url in ("mysql://host/base", "sqlite://", "sqlite:///:memory:", "://"):
         with pytest.raises(errors.UnknownDatabase) as refused:
             Store.open(url)
         assert "secret" not in refused.value.message
