@@ -50,7 +50,7 @@ def build_source(
         places = {name: _place(found) for name, found in listed.items() if found.origin == "vault"}
         session = VaultSession(_server(settings.vault), clock or SystemClock())
         by_kind["vault"] = VaultSource(places=places, session=session)
-    kinds = {name: listed[name].origin if name in listed else _USUAL for name in SECRETS}
+    kinds = {name: listed[name].origin if name in listed else _USUAL for name in (*SECRETS, *listed)}
     return ChosenSource(
         sources={name: by_kind[kind] for name, kind in kinds.items()},
         places=kinds,

@@ -14,6 +14,7 @@ from typing import Any
 
 from stack.app.access import AccessDesk
 from stack.app.changes import ChangeDesk
+from stack.app.database import open_store
 from stack.app.models import ModelDesk
 from stack.app.operator import StackOperator
 from stack.app.permission import Permission
@@ -71,7 +72,7 @@ def open_operator(home: Home, stack_yaml: Path, ports: Ports) -> Iterator[StackO
     source = build_source(settings, home, values, clock)
     home.create()
     with _alone(home):
-        store = Store.open(home.database, clock)
+        store = open_store(settings, home, os.environ, source, clock)
         try:
             yield _wired(home, settings, ports, store, clock, source)
         finally:

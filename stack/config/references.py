@@ -191,6 +191,7 @@ def resolved(document: Document, path: Path, digest: Digest) -> StackSettings:
         services={service.name: _placed(service, path.parent) for service in document.services},
         gateway=document.gateway,
         audit=document.audit,
+        database=document.database,
         policies=path.parent / document.policies,
         path=path,
         digest=digest,

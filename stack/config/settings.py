@@ -19,6 +19,8 @@ from stack.core.release import ArtifactFormat, Engine, Launch
 ENGINES = ("llamacpp", "vllm", "ollama")
 FORMATS = ("gguf", "safetensors")
 SECRETS = ("admin.token", "client.key", "probe.key", "checkpoint.key")
+# Read only where they are listed in the stack file; never made.
+OPTIONAL_SECRETS = ("database.password",)
 # What each engine can open.
 OPENS: Mapping[str, tuple[str, ...]] = {
     "llamacpp": ("gguf",),
@@ -60,6 +62,16 @@ def _absolute(text: str) -> PurePosixPath:
 def _variable(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", text):
         raise ValueError(f"{text[:60]!r} is no name of an environment variable")
+    return text
+
+
+def database_url(text: str) -> str:
+    """A URL of a database, as it may stand in the stack file or in the environment: without a password."""
+    if not re.fullmatch(r"(postgresql|sqlite)(\+psycopg)?://[!-~]{1,500}", text):
+        raise ValueError("expected postgresql://user@host/database, or sqlite:///path")
+    credentials = urlsplit(text).netloc.rpartition("@")[0]
+    if ":" in credentials or re.search(r"[?&]password=", text):
+        raise ValueError("a password has no place in it: list the secret database.password, or use ~/.pgpass")
     return text
 
 
@@ -270,7 +282,7 @@ class AuditSettings:
 class SecretSettings:
     """Where one secret comes from. Those that are not listed are files of STACK_HOME/secrets."""
 
-    name: str = setting(OneOf(SECRETS))
+    name: str = setting(OneOf((*SECRETS, *OPTIONAL_SECRETS)))
     """Which one."""
     origin: Literal["file", "environment", "vault"] = setting(OneOf(("file", "environment", "vault")), key="from")
     """The kind of place."""
@@ -334,6 +346,9 @@ class Document:
     """The server of those that come from Vault."""
     audit: AuditSettings = setting(Section(AuditSettings), AuditSettings())
     """The audit log."""
+    database: str = setting(Text(database_url), "")
+    """Where state is kept: postgresql://user@host/database?sslmode=verify-full, or nothing: STACK_HOME/state.db. The
+    variable STACK_DATABASE goes before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,6 +365,7 @@ class StackSettings:
     vault: VaultSettings | None = None
     audit: AuditSettings = AuditSettings()
     policies: Path = Path("policies")
+    database: str = ""
 
     @property
     def secret_variables(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ _TOOLS = re.compile(
     r"|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy|all_proxy))\Z"
 )
 _OURS = re.compile(
-    r"(PATH|PWD|SHELL|TERM|LD_LIBRARY_PATH|VIRTUAL_ENV|XDG_[A-Z_]+|PYTHON[A-Z]+|STACK_(HOME|GATEWAY_PORT|ADMIN_PORT)"
+    r"(PATH|PWD|SHELL|TERM|LD_LIBRARY_PATH|VIRTUAL_ENV|XDG_[A-Z_]+|PYTHON[A-Z]+|STACK_(HOME|GATEWAY_PORT|ADMIN_PORT|DATABASE)"
     r"|CURL_CA_BUNDLE)\Z"
 )
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s]*@")
