@@ -1,0 +1,47 @@
+"""From what ``stack.yaml`` and the environment say about the state database to the open store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from stack.config.home import Home
+from stack.config.settings import OPTIONAL_SECRETS, StackSettings, database_url
+from stack.core.clock import Clock
+from stack.core.errors import InvalidInput
+from stack.secrets.source import SecretSource
+from stack.store.store import Store
+
+VARIABLE = "STACK_DATABASE"
+WAIT_S = 45.0
+"""A server that is away is waited for this long at the start: less than ``stackctl up`` waits for the control plane."""
+_PASSWORD = OPTIONAL_SECRETS[0]
+log = logging.getLogger(__name__)
+
+
+class BadDatabase(InvalidInput):
+    """STACK_DATABASE can't be used: {detail}"""
+
+
+def database(settings: StackSettings, home: Home, environ: Mapping[str, str]) -> str | Path:
+    """The place of the state: STACK_DATABASE, ``database`` in the stack file, or a file in the state directory."""
+    said = environ.get(VARIABLE, "")
+    try:
+        return (database_url(said) if said else settings.database) or home.database
+    except ValueError as error:
+        raise BadDatabase(str(error)) from error
+
+
+def open_store(
+    settings: StackSettings, home: Home, environ: Mapping[str, str], source: SecretSource, clock: Clock
+) -> Store:
+    """Open, up to date, and waited for. The password is read for every connection, if a secret is listed for it."""
+    listed = any(found.name == _PASSWORD for found in settings.secrets)
+    return Store.open(
+        database(settings, home, environ),
+        clock,
+        password=(lambda: source.read(_PASSWORD).reveal()) if listed else None,
+        wait_s=WAIT_S,
+        say=log.warning,
+    )
