@@ -41,7 +41,7 @@ def build_source(
     """
     listed = {found.name: found for found in settings.secrets}
     by_kind: dict[str, SecretSource] = {
-        "file": FileSource(paths={name: home.secret(name) for name in SECRETS} | _paths(listed)),
+        "file": FileSource(paths={name: home.secret(name) for name in (*SECRETS, *listed)} | _paths(listed)),
         "environment": EnvironmentSource(
             variables={name: found.variable for name, found in listed.items()}, values=environ
         ),
