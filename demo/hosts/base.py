@@ -16,7 +16,7 @@ from demo.hosts.commands import require, run
 
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "python3", "python3-venv", "supervisor"),
-    *("iproute2", "procps", "ca-certificates"),
+    *("iproute2", "procps", "ca-certificates", "libgomp1"),
 )
 USER = "deploy"
 """A user without any privilege, for hosts that are not given root."""

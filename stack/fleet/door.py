@@ -45,11 +45,15 @@ class Ran:
 
 @dataclass(frozen=True, kw_only=True)
 class AnsibleDoor:
-    """``project`` is the folder of the playbooks, ``runner_dir`` stands in for /dev/shm where there is none."""
+    """``project`` is the folder of the playbooks, ``runner_dir`` stands in for /dev/shm where there is none.
+
+    ``identity`` is the private key for SSH hosts, if the file exists; else SSH uses the agent or the user's own keys.
+    """
 
     project: Path
     runner_dir: Path
     known_hosts: Path
+    identity: Path | None = None
     clock: Clock = field(default_factory=SystemClock)
     observe_timeout_s: int = 60
 
@@ -131,6 +135,7 @@ class AnsibleDoor:
             private=private,
             control=_control_directory(self.runner_dir),
             known_hosts=self.known_hosts.absolute(),
+            identity=self.identity.absolute() if self.identity is not None and self.identity.is_file() else None,
         )
         config.env = {
             **ours,

@@ -13,14 +13,23 @@ from stack.secrets.inherited import for_tools
 
 
 def ansible_environment(
-    inherited: Mapping[str, str], *, binaries: Path, project: Path, private: Path, control: Path, known_hosts: Path
+    inherited: Mapping[str, str],
+    *,
+    binaries: Path,
+    project: Path,
+    private: Path,
+    control: Path,
+    known_hosts: Path,
+    identity: Path | None = None,
 ) -> dict[str, str]:
-    """The whole environment of one run."""
+    """The whole environment of one run. With ``identity`` SSH offers that key and no other."""
     kept = for_tools(inherited)
     ssh = (
         "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o ConnectTimeout=10 -o StrictHostKeyChecking=yes"
         f' -o UserKnownHostsFile="{known_hosts}" -o GlobalKnownHostsFile=/dev/null'
     )
+    if identity is not None:
+        ssh += f' -o IdentityFile="{identity}" -o IdentitiesOnly=yes'
     return {
         **kept,
         "LANG": kept.get("LANG", "C.UTF-8"),

@@ -132,6 +132,12 @@ def tools(root: Path) -> Dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+def target() -> Dict[str, str]:
+    """What wheels for this host's Python must be made for."""
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return {"python": python, "machine": os.uname().machine, "libc": str(os.confstr("CS_GNU_LIBC_VERSION") or "")}
+
+
 def observe(root: Path, wanted: Dict[str, Any]) -> Dict[str, Any]:
     """Everything at once: one task on the controller instead of ten."""
     manager = service_manager(str(wanted.get("service_manager", "auto")))
@@ -151,6 +157,7 @@ def observe(root: Path, wanted: Dict[str, Any]) -> Dict[str, Any]:
         "supervised": managed is not None,
         "tools": tools(root),
         "missing": [e for e in wanted.get("environments", []) if not (root / "runtimes" / e / "INSTALLED").is_file()],
+        "target": target(),
         "placed": bool(artifact) and (root / "artifacts" / artifact).is_dir(),
     }
 

@@ -68,6 +68,7 @@ def place(root: Path, digest: str, source: Optional[Path]) -> None:
     if final.is_dir():
         try:
             verify(final, digest)
+            shutil.rmtree(partial, ignore_errors=True)
             return
         except WrongArtifact as error:
             print(f"damaged on the host, placing it again: {error}")

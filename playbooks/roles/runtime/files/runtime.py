@@ -7,8 +7,8 @@
     runtime.py poll ROOT NAME...                  # JSON: {"state", "line", "tail"}
 
 ``runtimes/<name>/INSTALLED`` is written last; a directory without it does not count and is removed and made again.
-pip takes only what the lock's hashes name, from wherever this host's own pip configuration points. Standard library
-only, Python 3.9 or newer.
+pip takes only what the lock's hashes name: from ``wheels/<name>.tar`` when the controller put one there, and then from
+nowhere else; else from wherever this host's own pip configuration points. Standard library only, Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -21,22 +21,18 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, List
 
 from fence import write_durably
+from lockfile import SOURCE_BUILDS, lock_blocks
 
 FAILED = 1
-CORES = str(os.cpu_count() or 1)
-# Distributions built from source, with the environment of their build: portable code, all cores, no vision models.
-SOURCE_BUILDS = {
-    "llama-cpp-python": {
-        "CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF "
-        "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF",
-        "CMAKE_BUILD_PARALLEL_LEVEL": CORES,
-    }
-}
 IMPORTS = {"llama-cpp-python": "llama_cpp.server", "xllamacpp": "xllamacpp", "supervisor": "supervisor.supervisord"}
+
+SYSTEM_PACKAGES = {"libgomp.so.1": "libgomp1"}  # Debian's names
 
 
 class NotInstalled(Exception):
@@ -96,14 +92,37 @@ def install(root: Path, name: str, lock: Path, python: str) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        _fill(folder, lock, python)
+        _fill(folder, lock, python, unpacked(wheels_of(root, name), folder / "wheels"))
+        shutil.rmtree(folder / "wheels", ignore_errors=True)
         write_durably(folder / "INSTALLED", json.dumps({"lock": hashlib.sha256(lock.read_bytes()).hexdigest()}))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    with suppress(OSError):
+        wheels_of(root, name).unlink()
 
 
-def _fill(folder: Path, lock: Path, python: str) -> None:
+def wheels_of(root: Path, name: str) -> Path:
+    """Where the controller puts the wheels of an environment, if it does."""
+    return root / "wheels" / f"{name}.tar"
+
+
+def unpacked(archive: Path, folder: Path) -> List[str]:
+    """pip's options for taking the archive's wheels and nothing else; none without an archive."""
+    if not archive.is_file():
+        return []
+    folder.mkdir(parents=True)
+    with tarfile.open(archive, "r:") as tar:
+        for member in tar:
+            if not member.isfile() or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl", member.name):
+                raise NotInstalled(f"{archive} holds {member.name!r}, which is no wheel")
+            with open(folder / member.name, "wb") as file:
+                shutil.copyfileobj(tar.extractfile(member), file)  # type: ignore[arg-type]
+    say(f"Taking {len(list(folder.iterdir()))} wheels that the controller sent")
+    return ["--no-index", "--find-links", str(folder)]
+
+
+def _fill(folder: Path, lock: Path, python: str, sent: List[str]) -> None:
     own_pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
     version = re.match(r"pip (\d+)", own_pip.stdout)
     borrowed = bool(version and int(version.group(1)) >= 23)
@@ -116,25 +135,27 @@ def _fill(folder: Path, lock: Path, python: str) -> None:
     source = [name for name in blocks if name in SOURCE_BUILDS]
     rest = folder / "wheels.txt"
     rest.write_text("".join(text for name, text in blocks.items() if name not in source), encoding="utf-8")
-    run([*pip, "--only-binary", ":all:", "-r", str(rest)], {})
+    run([*pip, *sent, "--only-binary", ":all:", "-r", str(rest)], {})
     for name in source:
         path = {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
         run([*pip, "-v", "--no-build-isolation", "--no-deps", "-r", str(lock)], {**SOURCE_BUILDS[name], **path})
     for name in blocks:
         if name in IMPORTS:
-            run([inside, "-c", f"import {IMPORTS[name]}"], {})
+            prove_importable(inside, name)
 
 
-def lock_blocks(text: str) -> Dict[str, str]:
-    """Distribution -> its lines of the lock (the requirement and its hashes)."""
-    blocks: Dict[str, str] = {}
-    name = ""
-    for line in text.splitlines(keepends=True):
-        start = re.match(r"([a-z0-9][a-z0-9._-]*)==", line)
-        name = start.group(1) if start else name
-        if name and not line.startswith("#"):
-            blocks[name] = blocks.get(name, "") + line
-    return blocks
+def prove_importable(python: str, name: str) -> None:
+    """The engine loads here; a wheel cannot bring every library of the system that it needs."""
+    command = [python, "-c", f"import {IMPORTS[name]}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if not done.returncode:
+        return
+    say(done.stderr.strip())
+    library = re.search(r"(lib[\w+.-]+): cannot open shared object file", done.stderr)
+    if library is None:
+        raise NotInstalled(f"{name} can't be imported on this host")
+    package = SYSTEM_PACKAGES.get(library.group(1), f"that has {library.group(1)}")
+    raise NotInstalled(f"this host lacks {library.group(1)}, which {name} needs: install the package {package}")
 
 
 def say(text: str) -> None:
