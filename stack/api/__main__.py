@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _leave(number: int, frame: object) -> None:
+    sys.exit(0)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run until told to stop; the exit code of the error, if any."""
     given = _arguments(sys.argv[1:] if argv is None else argv)
@@ -36,8 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         listener = bind(ports.admin)
         with open_operator(home, given.stack.absolute(), ports) as operator:
             operator.start()
+            signal.signal(
+                signal.SIGTERM, _leave
+            )  # uvicorn raises it again once it has ended: then what follows must run
             try:
-                serve(operator, home, ports.admin, listener)
+                serve(operator, ports.admin, listener)
             finally:
                 operator.stop()
     except StackError as error:

@@ -64,7 +64,7 @@ class Changes(Protocol):
         """Hand in an armored signature over an open request's statement; the request as it is then."""
 
     def reject(self, change: str, reason: str, caller: Caller) -> Json:
-        """Close the open requests; a rollout that waits for one goes back."""
+        """``{"change", "requests"}``: closes the open ones; a rollout that waits for one goes back."""
 
     def revoke(self, change: str, person: str | None, reason: str, caller: Caller) -> Json:
         """Take back a person's approval (None: close the request, all of them)."""
@@ -89,7 +89,7 @@ class Records(Protocol):
         """That the tree of ``new`` begins with that of ``old``."""
 
     def export(self, start: int) -> Iterator[bytes]:
-        """JSON lines: every record from ``start``, then the checkpoints, then a closing line with the count."""
+        """JSON lines: a header, every record from ``start`` (checkpoints right after what they cover), an end."""
 
 
 class Operator(Protocol):

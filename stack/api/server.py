@@ -16,7 +16,6 @@ from stack.api.flood import Flood, Ledger
 from stack.api.guard import MAX_BODY, Guard
 from stack.api.operator import Operator
 from stack.api.permissions import actions_of
-from stack.config.home import Home
 from stack.core.clock import Clock, SystemClock
 from stack.core.errors import Unavailable
 
@@ -29,12 +28,6 @@ class PortInUse(Unavailable):
     """Port {port} on {host} is in use by another program."""
 
     hint = "Stop that program, or set STACK_ADMIN_PORT to a free port."
-
-
-class NoToken(Unavailable):
-    """There is no admin token at {path}."""
-
-    hint = "Run: stackctl up (it makes one), or write at least 32 random characters there with mode 0600."
 
 
 def create_app(operator: Operator, max_body: int = MAX_BODY, clock: Clock | None = None) -> FastAPI:
@@ -70,21 +63,8 @@ def bind(port: int, host: str = LOOPBACK) -> socket.socket:
     return listener
 
 
-def read_token(home: Home) -> str:
-    """The admin token of this home."""
-    path = home.secret("admin.token")
-    try:
-        token = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NoToken(path=path) from error
-    if len(token) < 32:
-        raise NoToken(path=path)
-    return token
-
-
-def serve(operator: Operator, home: Home, port: int, listener: socket.socket | None = None) -> None:
+def serve(operator: Operator, port: int, listener: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT; running requests get five seconds to finish."""
-    read_token(home)  # without one nobody could ask for another
     app = create_app(operator)
     config = uvicorn.Config(
         app,

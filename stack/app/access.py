@@ -18,13 +18,12 @@ from typing import Any, Protocol
 
 from stack.audit.append import append
 from stack.audit.record import AuditRecord
-from stack.config.home import Home
 from stack.config.policy_fields import person_name
 from stack.config.policy_values import Policies
 from stack.core.actions import Action
 from stack.core.caller import Caller
 from stack.core.clock import Clock, stamp
-from stack.core.errors import BypassAttempt, InvalidInput, StackError
+from stack.core.errors import BypassAttempt, InvalidInput, StackError, Unavailable
 from stack.policy.risk import may_ask
 from stack.rollout.gatekeeper import Refusals, requester_of
 from stack.store.approval_rows import AlertRow, TokenRow
@@ -47,6 +46,14 @@ class NotPermitted(BypassAttempt):
 
 class MoreThanOwn(BypassAttempt):
     """{caller} may not give the roles {roles}: they allow what its own roles do not."""
+
+
+class NoToken(Unavailable):
+    """The admin token is shorter than {shortest} characters, so it opens nothing."""
+
+    hint = (
+        "Write at least 32 random characters into STACK_HOME/secrets/admin.token, or remove it: stackctl up makes one."
+    )
 
 
 class BadToken(InvalidInput):
@@ -74,10 +81,10 @@ Permitted = Callable[[Action, str, Json, str, Caller], Permit]
 
 @dataclass(frozen=True, kw_only=True)
 class AccessDesk:
-    """See ``stack/api/operator.py`` for the shapes."""
+    """See ``stack/api/operator.py`` for the shapes. ``shared`` reads the shared token as it is now."""
 
     store: Store
-    home: Home
+    shared: Callable[[], str]
     policies: Callable[[], Policies]
     refusals: Refusals
     permitted: Permitted
@@ -135,7 +142,7 @@ class AccessDesk:
             created_at=now,
             expires_at=None if days is None else now + timedelta(days=days),
         )
-        recorded = self.refusals.recorded(requester_of(caller), Action.CREATE_TOKEN, target, change)
+        recorded = self.refusals.recorded(caller, Action.CREATE_TOKEN, target, change)
         with recorded, self.store.transaction() as tx:
             permit.use(tx, row.id)
             tx.insert_token(row)
@@ -149,7 +156,7 @@ class AccessDesk:
             return _token_json(row)
         target = f"token of {row.name}"
         permit = self.permitted(Action.REVOKE_TOKEN, target, {"id": row.id}, change, caller)
-        recorded = self.refusals.recorded(requester_of(caller), Action.REVOKE_TOKEN, target, change)
+        recorded = self.refusals.recorded(caller, Action.REVOKE_TOKEN, target, change)
         with recorded, self.store.transaction() as tx:
             permit.use(tx, row.id)
             if tx.revoke_token(row.id, self.clock.now()):
@@ -174,8 +181,8 @@ class AccessDesk:
 
     def _is_shared(self, token: str) -> bool:
         try:
-            shared = self.home.secret("admin.token").read_bytes().strip()
-        except OSError:
+            shared = self.shared().encode()
+        except StackError:
             return False
         return hmac.compare_digest(token.encode(), shared) and len(shared) >= SHORTEST_SHARED
 
@@ -202,9 +209,8 @@ class AccessDesk:
         policies = self.policies()
         if all(may_ask(policies, caller.roles, a) for a in Action if may_ask(policies, roles, a)):
             return
-        by = requester_of(caller)
-        with self.refusals.recorded(by, Action.CREATE_TOKEN, target):
-            raise MoreThanOwn(caller=by, roles=", ".join(sorted(roles)))
+        with self.refusals.recorded(caller, Action.CREATE_TOKEN, target):
+            raise MoreThanOwn(caller=requester_of(caller), roles=", ".join(sorted(roles)))
 
     def _token(self, token_id: str) -> TokenRow:
         with self.store.reading() as tx:
@@ -224,6 +230,12 @@ class AccessDesk:
             body=body | {"claimed": caller.claimed},
         )
         append(tx, record, self.clock)
+
+
+def check_shared(token: str) -> None:
+    """At the start: without a shared token that is good nobody could ask for one of their own."""
+    if len(token.encode()) < SHORTEST_SHARED:
+        raise NoToken(shortest=SHORTEST_SHARED)
 
 
 def token_hash(token: str) -> str:

@@ -85,7 +85,7 @@ class ChangeDesk:
 
     def approve(self, change: str, signature: str, caller: Caller) -> Json:
         """Take in a signature over the statement of one of the change's open requests."""
-        with self.refusals.recorded(caller.shown, "change.approve", change, change), self.store.transaction() as tx:
+        with self.refusals.recorded(caller, "change.approve", change, change), self.store.transaction() as tx:
             row, key = self._signed(self._of(tx, change), signature, change)
             vote = self._vote(row, key, signature, change)
             given = {a.person: a for a in tx.approvals(row.id)}

@@ -118,6 +118,7 @@ class StackOperator:
             "gateway": gateway,
             "control_plane": {"url": f"http://127.0.0.1:{self.ports.admin}", "pid": os.getpid()},
             "environment": self.settings.environment,
+            "audit": self.records.health(),
             "approvals": queue,
             "alerts": {"open": len(alerts), "codes": sorted({alert.code for alert in alerts})},
         }
@@ -147,7 +148,7 @@ class StackOperator:
     def deploy(self, request: Json, caller: Caller) -> Json:
         """Register, plan, and begin the rollout, unless the service already serves exactly this."""
         service = self.planner.service(request.get("service"))
-        with self.refusals.recorded(caller.shown, Action.DEPLOY, service.name, str(request.get("change") or "")):
+        with self.refusals.recorded(caller, Action.DEPLOY, service.name, str(request.get("change") or "")):
             plan = self._plan(request)
         if plan.nothing_to_do:
             sick = () if request.get("dry_run") else self.reconciler.restore(service.name)
@@ -177,7 +178,7 @@ class StackOperator:
         if running:
             self._request(running[0].id, "abort", caller, "rollback by hand")
             return {"rollout": str(running[0].id), "aborting": True}
-        with self.refusals.recorded(caller.shown, Action.ROLLBACK, service.name, str(request.get("change") or "")):
+        with self.refusals.recorded(caller, Action.ROLLBACK, service.name, str(request.get("change") or "")):
             plan = self.planner.rollback(service, self.permission.environment(service.name, request.get("environment")))
         if plan.nothing_to_do:
             reason = f"{service.name} already serves its last known good, {plan.release.model}"

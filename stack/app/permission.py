@@ -101,7 +101,7 @@ class Permission:
     def passed(self, ask: Ask, body: Json, caller: Caller) -> str:
         """The request by which the policies allow it now (empty: they want none). Raises what is missing; both the
         question and the answer are in the log."""
-        with self.refusals.recorded(caller.shown, ask.action, ask.target, ask.change):
+        with self.refusals.recorded(caller, ask.action, ask.target, ask.change):
             with self.store.transaction() as tx:
                 standing = self.gatekeeper.ask(tx, ask)
                 tx.put_plan(ask.plan, body)

@@ -53,6 +53,17 @@ class RecordsDesk:
             "sinks": [self._sink(sink, done.get(sink.name)) for sink in self._sinks],
         }
 
+    def health(self) -> Json:
+        """For the status screen: how many records, how many of them signed, and what each sink has or why not."""
+        with self._store.reading() as tx:
+            last, newest, done = tx.last_audit(), tx.checkpoint(), tx.deliveries()
+        return {
+            "records": last.seq if last else 0,
+            "signed": newest[0] if newest else 0,
+            "error": done.get(SIGNING, (0, "", ""))[1],
+            "sinks": [self._sink(sink, done.get(sink.name)) for sink in self._sinks],
+        }
+
     def _sink(self, sink: Sink, done: tuple[int, str, str] | None) -> Json:
         size, error, at = done or (0, "", None)
         return {"sink": sink.name, "size": size, "error": error, "at": at, "off_host": sink.off_host}

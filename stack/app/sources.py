@@ -28,8 +28,7 @@ class NoVault(InvalidInput):
 
 def files_to_make(settings: StackSettings) -> tuple[str, ...]:
     """The secrets that are files of the state directory: made there when they are missing."""
-    elsewhere = {found.name for found in settings.secrets if found.origin != "file" or found.path}
-    return tuple(name for name in SECRETS if name not in elsewhere)
+    return tuple(name for name in SECRETS if name not in settings.secrets_elsewhere)
 
 
 def build_source(

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stack.app.access import AccessDesk
+from stack.app.access import AccessDesk, check_shared
 from stack.app.changes import ChangeDesk
 from stack.app.database import open_store
 from stack.app.models import ModelDesk
@@ -147,7 +147,7 @@ def _wired(
         ),
         access=AccessDesk(
             store=store,
-            home=home,
+            shared=_shared_token(settings, source),
             policies=policies,
             refusals=permission.refusals,
             permitted=permission.permitted,
@@ -218,6 +218,15 @@ def _host(described: HostSettings, home: Home) -> Host:
         port=described.port,
         group=described.group,
     )
+
+
+def _shared_token(settings: StackSettings, source: SecretSource) -> Callable[[], str]:
+    """Read anew each time, so that its file can be replaced while everything runs; from a Vault once, at the start."""
+    check_shared(source.read("admin.token").reveal())
+    if any(found.name == "admin.token" and found.origin == "vault" for found in settings.secrets):
+        kept = source.read("admin.token")
+        return kept.reveal
+    return lambda: source.read("admin.token").reveal()
 
 
 def _keys(source: SecretSource) -> list[Json]:

@@ -74,6 +74,18 @@ def alert_line(alerts: Json) -> str:
     return f"{count} open ({codes})" if count and codes else f"{count} open" if count else "none open"
 
 
+def audit_line(log: Json) -> str:
+    """``1204 records, 1200 signed; local: 1200 (not off this host)``; what fails is said first."""
+    parts = [f"{log.get('records')} records, {log.get('signed')} signed"]
+    if log.get("error"):
+        parts.insert(0, f"NOT SIGNED: {clean(log['error'])}")
+    for sink in log.get("sinks") or []:
+        where = "" if sink.get("off_host") else " (not off this host)"
+        failed = f" FAILS: {clean(sink['error'])}" if sink.get("error") else ""
+        parts.append(f"{clean(sink.get('sink'))}: {sink.get('size')}{where}{failed}")
+    return "; ".join(parts)
+
+
 def request_screen(request: Json, plan: Json, now: datetime) -> str:
     """Everything that one should have read before signing."""
     release = plan.get("release") if isinstance(plan.get("release"), dict) else {}

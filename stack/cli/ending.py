@@ -35,6 +35,7 @@ def curl_line(place: Place, service: str, working_directory: Path) -> str:
 def headline(rollout: Json, code: int) -> str:
     """How it ended, in one sentence."""
     word = {0: "done", 3: "refused, traffic is on stable", 4: "failed", 5: "not what was asked", 6: "paused"}
+    word[7] = "waits for an approval"
     reason = f": {rollout['reason']}" if rollout.get("reason") else ""
     kind, state = rollout.get("kind", "rollout"), rollout.get("state")
     return f"{kind} {rollout.get('id')} {state} ({word.get(code, 'unclear')}){reason}"
@@ -43,6 +44,9 @@ def headline(rollout: Json, code: int) -> str:
 def next_step(rollout: Json, code: int) -> str:
     """What the operator can do now, where something is to be done."""
     name = rollout.get("id")
+    if code == 7:
+        shown = rollout.get("change") or "CHANGE"
+        return f"look:   stackctl change show {shown}\nwatch:  stackctl rollout watch {name}\n"
     return f"go on:  stackctl rollout resume {name}\nback:   stackctl rollout abort {name}\n" if code == 6 else ""
 
 

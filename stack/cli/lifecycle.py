@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 import click
@@ -35,7 +36,7 @@ def start_all(where: Place, stack: Path) -> dict[str, object]:
 
     clock = SystemClock()
     settings = load_stack(stack.absolute())
-    prepare(where.home)
+    prepare(where.home, settings.secrets_elsewhere)
     started: dict[str, object] = {}
     gateway_ = starting.gateway(where, settings.gateway.host)
     for service in (gateway_, starting.control_plane(where, stack, settings.secret_variables)):
@@ -81,7 +82,8 @@ def serve(stack: Path, as_json: bool) -> None:
     where = place()
     from stack.config.stack_yaml import load_stack
 
-    _become(starting.control_plane(where, stack, load_stack(stack.absolute()).secret_variables), where)
+    settings = load_stack(stack.absolute())
+    _become(starting.control_plane(where, stack, settings.secret_variables), where, settings.secrets_elsewhere)
 
 
 @command("gateway", examples="stackctl gateway\nSTACK_GATEWAY_PORT=8417 stackctl gateway --host 127.0.0.1")
@@ -92,9 +94,9 @@ def gateway(host: str, as_json: bool) -> None:
     _become(starting.gateway(where, host), where)
 
 
-def _become(service: starting.Service, where: Place) -> None:
+def _become(service: starting.Service, where: Place, elsewhere: Container[str] = ()) -> None:
     """Replace this process: same pid, no memory spent on the command line."""
-    prepare(where.home)
+    prepare(where.home, elsewhere)
     found = processes.running(service.pid_file(where))
     if found is not None:
         raise starting.AlreadyRuns(name=service.name, pid=found.pid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Container
 from pathlib import Path
 
 from stack.config.home import Home, HomeUnusable
@@ -11,12 +12,13 @@ from stack.config.home import Home, HomeUnusable
 SECRETS = ("admin.token", "client.key", "probe.key", "checkpoint.key")
 
 
-def prepare(home: Home) -> None:
+def prepare(home: Home, elsewhere: Container[str] = ()) -> None:
     """Make what is missing; never changes a secret that exists. Group and others get nothing."""
     home.create()
     try:
         for name in SECRETS:
-            _make_secret(home.secret(name))
+            if name not in elsewhere:
+                _make_secret(home.secret(name))
     except OSError as error:
         raise HomeUnusable(error.strerror or str(error), path=home.secrets) from error
 

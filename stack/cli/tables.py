@@ -47,12 +47,14 @@ def status_screen(status: Json, *, rollouts: int = 5) -> str:
 
 def _desk_lines(status: Json) -> Iterable[str]:
     """What waits for people; nothing where the control plane does not say."""
-    from stack.cli.change_screens import alert_line, queue_line
+    from stack.cli.change_screens import alert_line, audit_line, queue_line
 
     if isinstance(status.get("approvals"), dict):
         yield f"approvals      {queue_line(status['approvals'])}"
     if isinstance(status.get("alerts"), dict):
         yield f"alerts         {alert_line(status['alerts'])}"
+    if isinstance(status.get("audit"), dict):
+        yield f"audit log      {audit_line(status['audit'])}"
 
 
 def service_block(service: Json) -> str:

@@ -14,12 +14,14 @@ from stack.core.clock import Clock
 
 Json = dict[str, Any]
 FINAL = frozenset({"promoted", "rolled_back", "failed"})
+_HELD_UP = {"paused": 6, "awaiting": 7}
+"""States that wait for people, for as long as they take: watching ends there."""
 PATIENCE_S = 60.0
 UNHEARD_S = 10.0
 EVIDENCE_S = 5.0
 EXIT_CODES = """\b
   0 promoted (for rollback and abort: it went back)   4 failed, or never came so far that it could be judged
-  3 rolled back by the evidence, or aborted   6 paused: not enough evidence
+  3 rolled back by the evidence, or aborted   6 paused: not enough evidence   7 waits for an approval
   130 watching was interrupted; the rollout goes on"""
 
 
@@ -27,9 +29,9 @@ def exit_code(rollout: Json, *, back: bool = False) -> int:
     """What the command leaves with for a rollout in this state. ``back``: going back is what was asked for."""
     state = str(rollout.get("state"))
     if back or rollout.get("kind") == "rollback":
-        return {"rolled_back": 0, "failed": 4, "paused": 6, "promoted": 5}.get(state, 1)
+        return {"rolled_back": 0, "failed": 4, "promoted": 5, **_HELD_UP}.get(state, 1)
     unasked = state == "rolled_back" and not rollout.get("verdict")
-    return 4 if unasked else {"promoted": 0, "rolled_back": 3, "failed": 4, "paused": 6}.get(state, 1)
+    return 4 if unasked else {"promoted": 0, "rolled_back": 3, "failed": 4, **_HELD_UP}.get(state, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Aim:
 
 
 def watch(client: AdminClient, aim: Aim, screen: Screen, clock: Clock) -> Json:
-    """Show its events as they come; the rollout as it is when it is final or pauses."""
+    """Show its events as they come; the rollout as it is when it is final, pauses, or waits for an approval."""
     after, pause_counts, ended = aim.after, not aim.steered, False
     begun = quiet_since = clock.monotonic()
     line = ""
@@ -64,8 +66,8 @@ def watch(client: AdminClient, aim: Aim, screen: Screen, clock: Clock) -> Json:
                 screen.event(line)
             quiet_since = clock.monotonic()
         after, state = int(page.get("next", after)), str(page.get("state"))
-        pause_counts = pause_counts or state != "paused" or clock.monotonic() - begun > UNHEARD_S
-        ended = state in FINAL or (state == "paused" and pause_counts)
+        pause_counts = pause_counts or state not in _HELD_UP or clock.monotonic() - begun > UNHEARD_S
+        ended = state in FINAL or (state in _HELD_UP and pause_counts)
         if ended and not page.get("events"):
             return _concluded(client, aim, state, clock)
         screen.waiting(str(page.get("waiting_for") or state), clock.monotonic() - quiet_since)

@@ -368,6 +368,11 @@ class StackSettings:
     database: str = ""
 
     @property
+    def secrets_elsewhere(self) -> frozenset[str]:
+        """The secrets that are no files of the state directory."""
+        return frozenset(found.name for found in self.secrets if found.origin != "file" or found.path)
+
+    @property
     def secret_variables(self) -> tuple[str, ...]:
         """The environment variables that secrets are configured to come from."""
         return tuple(found.variable for found in self.secrets if found.origin == "environment")

@@ -270,12 +270,13 @@ class Refusals:
             tx.raise_alert(INC_04, "critical", title, f"{actor}: {action}"[:200], body, self.clock.now())
 
     @contextmanager
-    def recorded(self, actor: str, action: str, target: str, change: str = "") -> Iterator[None]:
-        """Whatever is refused inside is written down, then raised."""
+    def recorded(self, caller: Caller, action: str, target: str, change: str = "") -> Iterator[None]:
+        """Whatever is refused inside is written down, then raised. What the caller claims is one fact of it."""
         try:
             yield
         except BypassAttempt as refused:
-            self.record(actor, action, target, refused.message, change=change, facts={"code": refused.code})
+            facts = {"code": refused.code, "claimed": caller.claimed, "token": caller.token}
+            self.record(requester_of(caller), action, target, refused.message, change=change, facts=facts)
             raise
 
 

@@ -82,6 +82,8 @@ def rollout_json(row: RolloutRow, evidence: str | None) -> dict[str, Any]:
         "percent": state.percent if state.exposed and not state.phase.final else None,
         "release": str(state.release),
         "plan": str(state.plan),
+        "environment": state.environment,
+        "change": state.change,
         "notes": list(state.notes),
         "created_at": stamp(row.created_at),
         "updated_at": stamp(row.updated_at),

@@ -10,7 +10,6 @@ from approving import Office, caller
 
 from stack.app.access import AccessDesk
 from stack.app.permission import Permission
-from stack.config.home import Home
 from stack.core.errors import ApprovalNeeded, StackError
 from stack.rollout.gatekeeper import Refusals
 
@@ -35,7 +34,7 @@ def desk_of(office: Office, environment: str) -> AccessDesk:
     )
     return AccessDesk(
         store=office.store,
-        home=Home(office.root),
+        shared=lambda: "",
         policies=office.policies,
         refusals=refusals,
         permitted=permission.permitted,

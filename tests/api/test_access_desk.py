@@ -21,6 +21,7 @@ from stack.core.caller import Caller
 from stack.core.clock import ManualClock
 from stack.core.errors import ApprovalNeeded, BypassAttempt
 from stack.rollout.gatekeeper import Refusals
+from stack.secrets.file import FileSource
 from stack.store.errors import StoreFull, UnknownAlert
 from stack.store.store import Store, Transaction
 
@@ -75,13 +76,15 @@ def opened(tmp_path: Path) -> Desk:
     shutil.copytree(SHIPPED, tmp_path / "policies")
     home = Home(tmp_path / "home")
     home.create()
-    home.secret("admin.token").write_text(SHARED + "\n")
+    path = home.secret("admin.token")
+    path.touch(0o600)
+    path.write_text(SHARED + "\n")
     clock, asking = ManualClock(), Asking()
     store = Store.open(home.database, clock)
     read: Callable[[], Any] = lambda: load_policies(tmp_path / "policies")  # noqa: E731
     desk = AccessDesk(
         store=store,
-        home=home,
+        shared=lambda: FileSource(paths={"admin.token": path}).read("admin.token").reveal(),
         policies=read,
         refusals=Refusals(store=store, clock=clock),
         permitted=asking,
@@ -141,7 +144,7 @@ def test_nothing_else_opens(text: str) -> None:
             return None
 
     desk = AccessDesk.__new__(AccessDesk)
-    object.__setattr__(desk, "home", Home(Path("/nonexistent")))
+    object.__setattr__(desk, "shared", lambda: SHARED)
     object.__setattr__(desk, "store", _reading(Shut()))
     assert desk.authenticate(text) is None
 

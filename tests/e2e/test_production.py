@@ -172,6 +172,9 @@ def awaiting(production: Production, back: Done) -> str:
 def test_a_gate_waits_with_the_traffic_as_it_is_through_a_kill_and_is_approved_by_itself(
     production: Production, awaiting: str
 ) -> None:
+    watched = production.dan.stackctl("rollout", "watch", awaiting)
+    assert watched.code == 7, watched.text
+    assert "stackctl change show CHG-2" in watched.out
     weights = production.checkout.service()["weights"]
     assert (weights["stable"], weights["candidate"]) == (75, 25)
     os.kill(production.checkout.status()["control_plane"]["pid"], signal.SIGKILL)
@@ -182,6 +185,7 @@ def test_a_gate_waits_with_the_traffic_as_it_is_through_a_kill_and_is_approved_b
     requests = production.checkout.asked("change", "show", "CHG-2")["requests"]
     assert sorted((r["gate"], r["state"]) for r in requests) == [("100", "open"), ("start", "used")]
     assert production.approve("CHG-2", "bob").code == 0
+    eventually(lambda: production.rollout()["state"] != "awaiting", "it goes on")
     watched = production.dan.stackctl("rollout", "watch", awaiting)
     assert watched.code == 0, watched.text
     assert production.checkout.service()["stable"]["model"] == "tiny@1.1"
@@ -222,3 +226,10 @@ def test_the_log_holds_and_an_export_is_checked_without_the_product(production: 
         python, "-I", str(verifier), str(export), "--checkpoints", str(checkpoints), "--key", key
     )
     assert broken.code != 0, broken.text
+
+
+def test_what_was_recorded_is_signed_and_delivered_before_a_stop(production: Production, awaiting: str) -> None:
+    records = production.checkout.status()["audit"]["records"]
+    assert production.checkout.stackctl("down").code == 0
+    sizes = re.findall(r"^(\d+)$", (production.checkout.home / "checkpoints.log").read_text(), re.MULTILINE)
+    assert int(sizes[-1]) >= records
