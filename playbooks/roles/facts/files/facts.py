@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""What placement and preflight need to know of this host, as JSON on stdout. Changes nothing.
+
+    facts.py ROOT
+
+Run from the command line of a Python that is there already, so it stands alone: standard library only, Python 3.9+.
+What can't be found out is null: never a guess. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+_SMI = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version,uuid", "--format=csv,noheader,nounits"]
+
+
+def memory() -> Dict[str, Optional[int]]:
+    """Total, and what a new process can have (the kernel's estimate, or what the cgroup leaves if that is less)."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return {"total": None, "available": None}
+    found = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
+    sizes = {k: int(found[v]) * 1024 if v in found else None for k, v in _MEMINFO.items()}
+    room = cgroup_room()
+    if room is not None and sizes["available"] is not None:
+        sizes["available"] = min(room, sizes["available"])
+    return sizes
+
+
+_MEMINFO = {"total": "MemTotal", "available": "MemAvailable"}
+
+
+def cgroup_room(root: Path = Path("/sys/fs/cgroup")) -> Optional[int]:
+    """What the memory limit of version 2's root leaves; None without a limit."""
+    try:
+        limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return max(0, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else None
+
+
+def disk(root: Path) -> Dict[str, Any]:
+    """Of the file system that holds ``root``, or will: total, free for us, and whether it can be written."""
+    place = root
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        usage = shutil.disk_usage(str(place))
+    except OSError:
+        return {"path": str(root), "total": None, "free": None, "writable": None}
+    return {"path": str(root), "total": usage.total, "free": usage.free, "writable": os.access(str(place), os.W_OK)}
+
+
+def accelerators() -> Optional[List[Dict[str, Any]]]:
+    """NVIDIA's, as its own tool lists them; an empty list without the tool, null when it is there and fails."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        done = subprocess.run(_SMI, capture_output=True, timeout=20, check=True)
+        return [gpu(line) for line in done.stdout.decode().splitlines() if line.strip()]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def gpu(line: str) -> Dict[str, Any]:
+    """One line of nvidia-smi (MiB)."""
+    name, total, free, driver, uuid = (part.strip() for part in line.split(","))
+    return {"name": name, "total": int(total) << 20, "free": int(free) << 20, "driver": driver, "id": uuid}
+
+
+def service_manager() -> Optional[str]:
+    """``systemd`` where it is process 1; else what we bring: ``supervisord``."""
+    return "systemd" if Path("/run/systemd/system").is_dir() else "supervisord"
+
+
+def main() -> None:
+    """Print it."""
+    root = Path(sys.argv[1])
+    facts = {
+        "facts": {
+            "memory": memory(),
+            "disk": disk(root),
+            "accelerators": accelerators(),
+            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "architecture": platform.machine(),
+            "system": platform.platform(),
+            "libc": " ".join(platform.libc_ver()),
+            "python": platform.python_version(),
+            "service_manager": service_manager(),
+            "user": os.geteuid(),
+            "clock_s": time.time(),  # noqa: TID251 - runs on the host, without our Clock
+        }
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
