@@ -22,6 +22,7 @@ from stack.core.names import RolloutId
 from stack.rollout import tables
 from stack.rollout.machine import Done, Failed, Observation, Requested, ServiceView, Transition, step
 from stack.rollout.state import Phase, RolloutState
+from stack.store.errors import StoreAway
 from stack.store.rows import Lease, RolloutRow, ServiceRow
 from stack.store.store import Store, Transaction
 
@@ -29,7 +30,10 @@ log = logging.getLogger(__name__)
 
 REQUEST = "request"
 LEASE = "orchestrator"
+TTL_S = 6.0
+"""How long a lease lasts: a quarter of it passes between renewals, and all of it until another takes over."""
 _POLL_S = 0.1
+_ASK_S = 0.5
 _TICK_S = 2.0
 
 
@@ -85,6 +89,27 @@ class Finisher(Protocol):
 
     def finished(self, state: RolloutState) -> None:
         """Write what is to be kept for people."""
+
+
+class Over(threading.Event):
+    """Set when the lead is over; and by itself when ``ttl_s`` have passed since it was last renewed: then this process
+    stood still, or could not reach the database, and another may lead."""
+
+    def __init__(self, clock: Clock, ttl_s: float, asked_at: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._ttl = ttl_s
+        self._until = asked_at + ttl_s
+
+    def renewed(self, asked_at: float) -> None:
+        """It was renewed; ``asked_at``: on the monotonic clock, before the database was asked."""
+        self._until = asked_at + self._ttl
+
+    def is_set(self) -> bool:
+        """Once true, it stays so."""
+        if not super().is_set() and self._clock.monotonic() >= self._until:
+            self.set()
+        return super().is_set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +170,8 @@ class Runner:
             return self._performer.perform(state, context)
         except Interrupted:
             return None
+        except StoreAway:
+            raise  # says nothing about the candidate: the effect is repeated once the database is back
         except StackError as error:
             return Failed(reason=error.message)
         except Exception as error:
@@ -247,7 +274,7 @@ class Worker:
         clock: Clock,
         *,
         holder: str,
-        ttl_s: float = 10.0,
+        ttl_s: float = TTL_S,
     ) -> None:
         self._store = store
         self._performer = performer
@@ -269,12 +296,13 @@ class Worker:
         ``tick`` is called every few seconds while leading: small convergence that must not wait for a rollout.
         """
         while not self._stop.is_set():
+            over = Over(self._clock, self._ttl, self._clock.monotonic())
             lease = self._acquire()
             if lease is None:
-                self._stop.wait(0.5)
+                self._stop.wait(_ASK_S)
                 continue
-            lead = Leadership(lease=lease, gone=threading.Event())
-            keeper = threading.Thread(target=self._keep, args=(lead,), name="lease", daemon=True)
+            lead = Leadership(lease=lease, gone=over)
+            keeper = threading.Thread(target=self._keep, args=(lead, over), name="lease", daemon=True)
             keeper.start()
             try:
                 on_lead(lead)
@@ -299,24 +327,25 @@ class Worker:
             return None
 
     def _release(self) -> None:
-        with self._store.transaction() as tx:
-            tx.release_holder(LEASE, self._holder)
+        try:
+            with self._store.transaction() as tx:
+                tx.release_holder(LEASE, self._holder)
+        except StackError as error:
+            log.warning("could not give the lease back, it runs out by itself: %s", error.message)
 
-    def _keep(self, lead: Leadership) -> None:
+    def _keep(self, lead: Leadership, over: Over) -> None:
         """Renew until it is gone. A database that can't be asked is waited for as long as the lease lasts."""
-        renewed = self._clock.monotonic()
-        while not lead.gone.wait(self._ttl / 4):
+        while not over.wait(self._ttl / 4) and not over.is_set():
+            asked_at = self._clock.monotonic()
             try:
                 with self._store.transaction() as tx:
                     tx.renew_lease(lead.lease, self._ttl)
-                renewed = self._clock.monotonic()
+                over.renewed(asked_at)
             except Conflict:
                 log.warning("lost the orchestrator lease; stepping back")
-                lead.gone.set()
+                over.set()
             except StackError as error:
                 log.warning("could not renew the lease yet: %s", error.message)
-                if self._clock.monotonic() - renewed > self._ttl:
-                    lead.gone.set()
 
     def _drive(self, lead: Leadership, tick: Callable[[], None]) -> None:
         ticked = self._clock.monotonic()
