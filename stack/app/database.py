@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 class BadDatabase(InvalidInput):
     """STACK_DATABASE can't be used: {detail}"""
 
+    hint = "See docs/postgresql.md, or unset it: state is then kept in STACK_HOME/state.db."
+
 
 def database(settings: StackSettings, home: Home, environ: Mapping[str, str]) -> str | Path:
     """The place of the state: STACK_DATABASE, ``database`` in the stack file, or a file in the state directory."""

@@ -5,19 +5,25 @@ from __future__ import annotations
 from stack.core.errors import Conflict, InvalidInput, Unavailable
 
 
-class StoreBusy(Unavailable):
+class StoreAway(Unavailable):
+    """The state database can't be used now: {detail}"""
+
+    hint = "Try again once it can: nothing was half-written."
+
+
+class StoreBusy(StoreAway):
     """The state database is locked by another process: {detail}"""
 
     hint = "Try again. If it stays so, see who holds it: fuser <STACK_HOME>/state.db"
 
 
-class StoreFull(Unavailable):
+class StoreFull(StoreAway):
     """The state database can't grow: the disk is full ({detail})."""
 
     hint = "Free space on the file system that holds STACK_HOME. Nothing was half-written."
 
 
-class StoreReadOnly(Unavailable):
+class StoreReadOnly(StoreAway):
     """The state database can't be written: {detail}"""
 
     hint = "Give the directory and its files to this user, and mount the file system writable."
@@ -29,25 +35,25 @@ class StoreCorrupt(Unavailable):
     hint = "Stop everything, keep the damaged file for inspection, and restore state.db from a backup set."
 
 
-class StoreUnreachable(Unavailable):
+class StoreUnreachable(StoreAway):
     """The state database can't be used: {detail}"""
 
     hint = "Check that the directory exists and belongs to this user."
 
 
-class StoreStarting(Unavailable):
+class StoreStarting(StoreAway):
     """The state database's server is starting, recovering or shutting down: {detail}"""
 
     hint = "Try again in a moment. The control plane waits for it by itself."
 
 
-class StoreUncertain(Unavailable):
+class StoreUncertain(StoreAway):
     """The connection to the state database was lost during a commit, so whether it was stored is not known: {detail}"""
 
     hint = "Look before you repeat it: `stackctl status`."
 
 
-class StoreDenied(Unavailable):
+class StoreDenied(StoreAway):
     """The state database's server lets this program not in: {detail}"""
 
     hint = "Check user, password (~/.pgpass, `passfile`, or the secret database.password) and the server's pg_hba.conf."
@@ -77,6 +83,8 @@ class DatabaseUrl(InvalidInput):
 
 class UnfitDatabase(InvalidInput):
     """The database {url} can't hold the state: {detail}"""
+
+    hint = "Make one that can: createdb --encoding UTF8 --template template0 <name>"
 
 
 class NotStorable(InvalidInput):

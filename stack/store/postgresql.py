@@ -48,10 +48,9 @@ _LEISURE_S = 3600.0
 # "stack" in ASCII: one lock in each database.
 _WRITER = 0x73_74_61_63_6B
 # What the URL may say besides user, host, port and database; the names are libpq's.
-_OPTIONS = frozenset(
-    "host port sslmode sslrootcert sslcert sslkey sslcrl ssl_min_protocol_version channel_binding gssencmode passfile "
-    "target_session_attrs application_name".split()
-)
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
+_WORDS = ("host", "port", "sslmode", "channel_binding", "gssencmode", "target_session_attrs", "application_name")
+_OPTIONS = frozenset((*_FILES, *_WORDS, "ssl_min_protocol_version"))
 
 
 class BoundedConnection(psycopg.Connection[Any]):
