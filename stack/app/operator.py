@@ -38,6 +38,7 @@ from stack.rollout.report import Reporter
 from stack.rollout.state import Phase, RolloutState
 from stack.rollout.status import differences, rollout_json
 from stack.rollout.worker import REQUEST, Worker
+from stack.store.errors import RolloutOpen
 from stack.store.rows import RolloutRow, ServiceRow
 from stack.store.store import Store
 
@@ -156,12 +157,14 @@ class StackOperator:
                 raise NotServing(service=service.name, model=plan.release.model, replicas=", ".join(sick))
             reason = f"{service.name} already serves {plan.release.model} on {plan.release.runtime.ref}"
             return {"nothing_to_do": True, "reason": reason, "plan": _plan_json(plan), "status": self.status()}
+        service = replace(service, format=plan.release.artifact_format)
         source = self.planner.source(service, request.get("model"))
         if request.get("dry_run"):
             return {
                 "dry_run": self.observer.dry_run(plan, self.library.files(source, service.format)),
                 "plan": _plan_json(plan),
             }
+        self._none_open(service.name)
         approval = self._approved(plan, Action.DEPLOY, request, caller)
         if source.manifest is not None:
             self.library.admit(source.manifest, service.format, None, caller, str(request.get("change") or ""))
@@ -273,6 +276,14 @@ class StackOperator:
         service = self.planner.service(request.get("service"))
         environment = self.permission.environment(service.name, request.get("environment"))
         return self.planner.deploy(service, request.get("model"), request.get("runtime"), environment)
+
+    def _none_open(self, service: str) -> None:
+        """Before anything is asked: a second rollout could not begin anyway, and its request would be in the way."""
+        with self.store.reading() as tx:
+            running = tx.rollouts(limit=1, service=service, open_only=True)
+        if running:
+            advice = "It waits for an approval: `stackctl change list`." if running[0].phase == Phase.AWAITING else ""
+            raise RolloutOpen(service=service, rollout=running[0].id, advice=advice)
 
     def _ask(self, plan: Plan, action: Action, request: Json, requester: str) -> Ask:
         return Ask(

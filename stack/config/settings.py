@@ -22,7 +22,7 @@ SECRETS = ("admin.token", "client.key", "probe.key", "checkpoint.key")
 # Read only where they are listed in the stack file; never made.
 OPTIONAL_SECRETS = ("database.password",)
 # What each engine can open.
-OPENS: Mapping[str, tuple[str, ...]] = {
+OPENS: Mapping[str, tuple[ArtifactFormat, ...]] = {
     "llamacpp": ("gguf",),
     "vllm": ("safetensors",),
     "ollama": ("gguf",),

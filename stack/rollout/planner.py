@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stack.config.policy_values import Policies
+from stack.config.settings import OPENS
 from stack.config.stack_yaml import ServiceSettings, StackSettings
 from stack.core.actions import Action
 from stack.core.canonical import canonical
@@ -93,8 +94,9 @@ class Planner:
 
     def desired(self, service: ServiceSettings, model: str | None = None, runtime: str | None = None) -> Release:
         """The release that the stack file (or what is given) asks for."""
-        source = self.source(service, model)
         engine, distribution = _runtime(runtime) if runtime else (service.runtime.engine, service.runtime.distribution)
+        service = opened_by(engine, service)
+        source = self.source(service, model)
         return Release(
             service=service.name,
             model=source.ref,
@@ -182,6 +184,12 @@ class Planner:
 def _reached(host: Host) -> dict[str, Any]:
     """How a host is reached, for the plan."""
     return asdict(host)
+
+
+def opened_by(engine: str, service: ServiceSettings) -> ServiceSettings:
+    """The service with a format that the engine opens: its own if it does, else the engine's."""
+    formats = OPENS.get(engine, (service.format,))
+    return service if service.format in formats else replace(service, format=formats[0])
 
 
 def _runtime(text: str) -> tuple[str, str]:

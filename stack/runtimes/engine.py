@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from stack.core.errors import InvalidInput
-from stack.core.release import Engine, Release
+from stack.core.release import ArtifactFormat, Engine, Release
 
 
 class UnknownDistribution(InvalidInput):
@@ -65,6 +65,39 @@ class LaunchDescription:
     def to_json(self) -> dict[str, Any]:
         """JSON scalars only."""
         return asdict(self)
+
+
+def describe(
+    release: Release, opens: ArtifactFormat, *, artifact_dir: str, environment_dir: str, host_ip: str, port: int
+) -> LaunchDescription:
+    """What starts `release` on an engine that opens the format `opens`; raises `CantLaunch`."""
+    runtime, launch = release.runtime, release.launch
+    if release.artifact_format != opens:
+        raise CantLaunch(f"{runtime.engine} reads {opens}, not {release.artifact_format}")
+    if min(launch.context, launch.parallel, launch.threads) < 1 or not 0 < port < 65536:
+        raise CantLaunch(f"{launch} on port {port}")
+    return LaunchDescription(
+        engine=runtime.engine,
+        distribution=runtime.distribution,
+        environment=runtime.environment,
+        release_digest=str(release.digest),
+        artifact_digest=str(release.artifact),
+        artifact_dir=artifact_dir,
+        environment_dir=environment_dir,
+        served_model=release.served_model,
+        bind_address=host_ip,
+        port=port,
+        context=launch.context,
+        parallel=launch.parallel,
+        threads=launch.threads,
+    )
+
+
+def traits_of(known: Mapping[str, Traits], engine: Engine, distribution: str) -> Traits:
+    """One of an engine's distributions; raises `UnknownDistribution`."""
+    if distribution not in known:
+        raise UnknownDistribution(engine=engine, distribution=distribution, known=", ".join(known))
+    return known[distribution]
 
 
 class Driver(Protocol):

@@ -31,6 +31,6 @@ def heartbeat(
 
 
 def counter(text: str, name: str) -> int:
-    """The value of an unlabelled counter in Prometheus text; 0 when it is not there, or no number."""
-    found = re.search(rf"^{re.escape(name)} (\d{{1,18}})(?:\.0*)?$", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    """The value of a counter in Prometheus text, summed over its labels; 0 when it is not there, or no number."""
+    values = re.findall(rf"^{re.escape(name)}(?:{{[^\n]*}})? (\d{{1,18}})(?:\.0*)?$", text, re.MULTILINE)
+    return sum(int(value) for value in values)

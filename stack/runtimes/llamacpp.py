@@ -8,7 +8,7 @@ launcher's business; here stands what can be relied on.
 from __future__ import annotations
 
 from stack.core.release import Engine, Release
-from stack.runtimes.engine import CantLaunch, LaunchDescription, Traits, UnknownDistribution
+from stack.runtimes.engine import CantLaunch, LaunchDescription, Traits, describe, traits_of
 
 _METRICS = {
     "prompt_tokens": "llamacpp:prompt_tokens_total",
@@ -49,34 +49,20 @@ class LlamaCpp:
 
     def traits(self, distribution: str) -> Traits:
         """How this distribution behaves; raises `UnknownDistribution`."""
-        if distribution not in _TRAITS:
-            raise UnknownDistribution(engine=self.engine, distribution=distribution, known=", ".join(_TRAITS))
-        return _TRAITS[distribution]
+        return traits_of(_TRAITS, self.engine, distribution)
 
     def launch(
         self, release: Release, *, artifact_dir: str, environment_dir: str, host_ip: str, port: int
     ) -> LaunchDescription:
         """What starts `release`; raises `CantLaunch` or `UnknownDistribution`."""
-        runtime, launch = release.runtime, release.launch
-        self.traits(runtime.distribution)
-        if runtime.engine != self.engine:
-            raise CantLaunch(f"it is for the engine {runtime.engine}")
-        if release.artifact_format != "gguf":
-            raise CantLaunch(f"llama.cpp reads gguf, not {release.artifact_format}")
-        if min(launch.context, launch.parallel, launch.threads) < 1 or not 0 < port < 65536:
-            raise CantLaunch(f"{launch} on port {port}")
-        return LaunchDescription(
-            engine=self.engine,
-            distribution=runtime.distribution,
-            environment=runtime.environment,
-            release_digest=str(release.digest),
-            artifact_digest=str(release.artifact),
+        self.traits(release.runtime.distribution)
+        if release.runtime.engine != self.engine:
+            raise CantLaunch(f"it is for the engine {release.runtime.engine}")
+        return describe(
+            release,
+            "gguf",
             artifact_dir=artifact_dir,
             environment_dir=environment_dir,
-            served_model=release.served_model,
-            bind_address=host_ip,
+            host_ip=host_ip,
             port=port,
-            context=launch.context,
-            parallel=launch.parallel,
-            threads=launch.threads,
         )

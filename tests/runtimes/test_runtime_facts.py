@@ -46,8 +46,8 @@ def test_launch_refuses_what_the_engine_can_not_do() -> None:
         driver.launch(replace(release, launch=Launch(context=0)), **PLACE)
     with pytest.raises(UnknownDistribution, match="known: xllamacpp, llama-cpp-python"):
         driver.launch(release_of("llama.cpp"), **PLACE)
-    with pytest.raises(NoDriver, match="vllm"):
-        driver_for("vllm")
+    with pytest.raises(NoDriver, match="ollama"):
+        driver_for("ollama")
 
 
 def test_the_python_server_has_no_metrics_and_no_health_path() -> None:

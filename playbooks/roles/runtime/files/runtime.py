@@ -26,6 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, List
 
+from builds import finish, pip_options
 from fence import write_durably
 from lockfile import SOURCE_BUILDS, lock_blocks
 
@@ -135,10 +136,11 @@ def _fill(folder: Path, lock: Path, python: str, sent: List[str]) -> None:
     source = [name for name in blocks if name in SOURCE_BUILDS]
     rest = folder / "wheels.txt"
     rest.write_text("".join(text for name, text in blocks.items() if name not in source), encoding="utf-8")
-    run([*pip, *sent, "--only-binary", ":all:", "-r", str(rest)], {})
+    run([*pip, *sent, *pip_options(blocks), "--only-binary", ":all:", "-r", str(rest)], {})
     for name in source:
         path = {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
         run([*pip, "-v", "--no-build-isolation", "--no-deps", "-r", str(lock)], {**SOURCE_BUILDS[name], **path})
+    finish(folder, blocks, run)
     for name in blocks:
         if name in IMPORTS:
             prove_importable(inside, name)

