@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from stack.core.names import RolloutId
 from stack.rollout import tables
 from stack.rollout.machine import Done, Failed, Observation, Requested, ServiceView, Transition, step
 from stack.rollout.state import Phase, RolloutState
-from stack.store.errors import StoreAway
+from stack.store.errors import LeaseLost, StoreAway
 from stack.store.rows import Lease, RolloutRow, ServiceRow
 from stack.store.store import Store, Transaction
 
@@ -250,12 +251,24 @@ class _RunContext:
         return self._runner._lead.lease.epoch
 
     def tell(self, kind: str, text: str, **data: Any) -> None:
-        with self._runner._store.transaction() as tx:
+        with self._leading() as tx:
             tx.add_event(self._state.id, kind, text, data)
 
     def evidence(self, kind: str, body: Mapping[str, Any]) -> None:
-        with self._runner._store.transaction() as tx:
+        with self._leading() as tx:
             tx.add_evidence(self._state.id, str(self._state.phase), kind, dict(body))
+
+    @contextmanager
+    def _leading(self) -> Iterator[Transaction]:
+        """A transaction in which nobody else leads; otherwise the effect is interrupted."""
+        lead = self._runner._lead
+        try:
+            with self._runner._store.transaction() as tx:
+                tx.check_lease(lead.lease)
+                yield tx
+        except LeaseLost as lost:
+            lead.gone.set()
+            raise Interrupted() from lost
 
     def check(self) -> None:
         if self._runner._lead.gone.is_set() or self._runner._request(self._state) is not None:
