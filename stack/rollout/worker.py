@@ -23,6 +23,7 @@ from stack.core.names import RolloutId
 from stack.rollout import tables
 from stack.rollout.machine import Done, Failed, Observation, Requested, ServiceView, Transition, step
 from stack.rollout.state import Phase, RolloutState
+from stack.rollout.tenure import TTL_S, Over
 from stack.store.errors import LeaseLost, StoreAway
 from stack.store.rows import Lease, RolloutRow, ServiceRow
 from stack.store.store import Store, Transaction
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 REQUEST = "request"
 LEASE = "orchestrator"
-TTL_S = 6.0
-"""How long a lease lasts: a quarter of it passes between renewals, and all of it until another takes over."""
 _POLL_S = 0.1
 _ASK_S = 0.5
 _TICK_S = 2.0
@@ -90,27 +89,6 @@ class Finisher(Protocol):
 
     def finished(self, state: RolloutState) -> None:
         """Write what is to be kept for people."""
-
-
-class Over(threading.Event):
-    """Set when the lead is over; and by itself when ``ttl_s`` have passed since it was last renewed: then this process
-    stood still, or could not reach the database, and another may lead."""
-
-    def __init__(self, clock: Clock, ttl_s: float, asked_at: float) -> None:
-        super().__init__()
-        self._clock = clock
-        self._ttl = ttl_s
-        self._until = asked_at + ttl_s
-
-    def renewed(self, asked_at: float) -> None:
-        """It was renewed; ``asked_at``: on the monotonic clock, before the database was asked."""
-        self._until = asked_at + self._ttl
-
-    def is_set(self) -> bool:
-        """Once true, it stays so."""
-        if not super().is_set() and self._clock.monotonic() >= self._until:
-            self.set()
-        return super().is_set()
 
 
 @dataclass(frozen=True, kw_only=True)
