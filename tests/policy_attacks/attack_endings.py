@@ -39,7 +39,16 @@ def used(case: Case) -> None:
     """The one way it is meant to go, and then a second time."""
     world = case.world
     world.attempt("as meant: approved and begun", case.ask, str(case.row.id))
+    reopened(case, "database: a used request is opened again")
     _tried(case, "replay: used already")
+
+
+def reopened(case: Case, kind: str) -> None:
+    """Somebody who can write into the database opens what was used: the audit log still has it."""
+    world, here = case.world, str(case.row.id)
+    world.database.execute("update requests set state = 'open', used_by = '', reason = '' where id = ?", (here,))
+    world.attempt(kind, case.ask, here)
+    world.database.execute("update requests set state = 'used' where id = ?", (here,))
 
 
 def expired(case: Case) -> None:
@@ -55,6 +64,7 @@ def just_in_time(case: Case) -> None:
     world = case.world
     world.clock.at = case.row.expires_at - TICK
     world.attempt("as meant: a microsecond before its end", case.ask, str(case.row.id))
+    reopened(case, "database: a used request is opened again, in time")
     _tried(case, "replay: used at the last moment")
 
 

@@ -1,8 +1,8 @@
 """Attempts by somebody who can write into the database: rows of requests and approvals changed behind the product.
 
 What an approver signed binds the request's own id, plan, policy, end, requester, risk, environment, target, action,
-gate and change, so none of that can be moved. What is not signed (``state``, ``revoked_at``) is another matter: see
-``test_bypass_attempts``.
+gate and change, so none of that can be moved. That a request is used up is not signed: there the audit log is the
+witness (``attack_endings.reopened``), and whoever rewrites that as well is found out by its checkpoints.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rulebook import NAMESPACE, said_of
 
 from stack.core.actions import Action
 from stack.core.digest import Digest
+from stack.policy.sshsig import parse_public_key
 from stack.rollout.gatekeeper import Ask
 
 Tamper = Callable[[Case], tuple[Ask, str]]
@@ -116,6 +117,18 @@ def _signature(case: Case) -> tuple[Ask, str]:
     return case.ask, str(case.row.id)
 
 
+def _forged(case: Case) -> tuple[Ask, str]:
+    """A whole approval by a key of nobody, or of somebody who holds no role, under its own fingerprint."""
+    world, person = case.world, OWNED[case.rnd.choice(case.voters)]
+    row = world.oracle.row(str(case.row.id))
+    assert row is not None
+    key = case.rnd.choice((NOBODYS, "dan"))
+    name = case.rnd.choice((person, "dan"))
+    made = parse_public_key(world.keys[key].line).fingerprint
+    _approval(case, person, person=name, fingerprint=made, signature=world.sign(key, said_of(row)))
+    return case.ask, str(case.row.id)
+
+
 def _deleted(case: Case) -> tuple[Ask, str]:
     person = OWNED[case.rnd.choice(case.voters)]
     case.world.database.execute("delete from approvals where request = ? and person = ?", (str(case.row.id), person))
@@ -151,6 +164,7 @@ ROWS: dict[str, Tamper] = {
     "database: an approval has another name": _renamed,
     "database: an approval has another fingerprint": _fingerprint,
     "database: an approval has another signature": _signature,
+    "database: an approval is forged as a whole": _forged,
     "database: an approval is deleted": _deleted,
     "database: an approval is copied to another name": _copied,
 }

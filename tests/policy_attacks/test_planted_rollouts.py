@@ -256,7 +256,11 @@ def test_an_environment_that_nobody_knows_is_no_way_either(stage: Stage) -> None
 def _appended(path: Path, text: bytes = b"\n# x\n") -> Callable[[], None]:
     kept = path.read_bytes()
     path.write_bytes(kept + text)
-    return lambda: path.write_bytes(kept) and None
+
+    def back() -> None:
+        path.write_bytes(kept)
+
+    return back
 
 
 def _added(path: Path) -> Callable[[], None]:
