@@ -6,13 +6,15 @@ judges it again then: what this desk lets in is convenience, not trust.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from stack.audit.append import append
-from stack.config.policy_values import Policies
+from stack.config.policies import NoPolicies, PoliciesInvalid
+from stack.config.policy_values import Person, Policies
 from stack.core.caller import Caller
 from stack.core.clock import Clock, stamp
 from stack.core.errors import BypassAttempt, InvalidInput, Refused
@@ -85,7 +87,9 @@ class ChangeDesk:
 
     def approve(self, change: str, signature: str, caller: Caller) -> Json:
         """Take in a signature over the statement of one of the change's open requests."""
-        with self.refusals.recorded(caller, "change.approve", change, change), self.store.transaction() as tx:
+        with self.store.reading() as tx:
+            ticket = self._of(tx, change)[0].change
+        with self.refusals.recorded(caller, "change.approve", change, ticket), self.store.transaction() as tx:
             row, key = self._signed(self._of(tx, change), signature, change)
             vote = self._vote(row, key, signature, change)
             given = {a.person: a for a in tx.approvals(row.id)}
@@ -214,14 +218,26 @@ class ChangeDesk:
             "may_approve": [],
         }
         if seen.state is RequestState.OPEN:
-            standing = self.gatekeeper.standing_of(tx, row)
-            body["missing"] = list(standing.decision.missing)
-            body["refusals"] = list(standing.decision.refusals)
-            body["may_approve"] = list(standing.may)
+            body |= self._standing(tx, row)
         return body
 
+    def _standing(self, tx: Reading, row: RequestRow) -> Json:
+        """Looking goes on while the policies can't be read; what is missing then is the policies."""
+        try:
+            standing = self.gatekeeper.standing_of(tx, row)
+        except (NoPolicies, PoliciesInvalid) as error:
+            return {"missing": [error.message], "refusals": [], "may_approve": []}
+        decision = standing.decision
+        return {
+            "missing": list(decision.missing),
+            "refusals": list(decision.refusals),
+            "may_approve": list(standing.may),
+        }
+
     def _approvals(self, tx: Reading, row: RequestRow) -> Sequence[Json]:
-        people = self.policies().people
+        people: Mapping[str, Person] = {}
+        with suppress(NoPolicies, PoliciesInvalid):
+            people = self.policies().people
         return [
             {
                 "person": given.person,

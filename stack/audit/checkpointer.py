@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from stack.audit.append import BATCH, TreeDamaged, catch_up, stored_node
 from stack.audit.chain import row_bytes
 from stack.audit.merkle import Frontier, consistency, frontier, leaf_hash, root
-from stack.audit.note import Checkpoint, Signer
+from stack.audit.note import BadNote, Checkpoint, Signer, open_checkpoint
 from stack.audit.sinks import Delivery, Sink
 from stack.core.canonical import NotCanonical
 from stack.core.clock import Clock
@@ -26,6 +26,8 @@ from stack.store.store import Reading, Store, Transaction
 _LOG = logging.getLogger("stack.audit")
 _LONGEST_PAUSE_S = 60.0
 SIGNING = "signing"
+AWAY = "AUDIT-02"
+_LONG_AWAY_S = 32.0
 ALERT = "AUDIT-01"
 
 
@@ -33,6 +35,14 @@ class LogRewritten(Refused):
     """The audit log is not what was signed before: {detail}"""
 
     hint = "No checkpoint is signed until it is. See docs/runbooks/audit-broken.md."
+
+
+class OtherSigningKey(Refused):
+    """The audit log was signed with another key than checkpoint.key is now."""
+
+    hint = (
+        "Put the old key back, from a backup. Nothing is signed until then; see docs/audit.md for a key that is lost."
+    )
 
 
 @dataclass
@@ -128,6 +138,7 @@ class Checkpointer:
         with self._store.reading() as tx:
             size, last = tx.leaf_count(), tx.checkpoint()
             checkpoint = Checkpoint(origin=self._signer.key.name, size=size, root=checked_root(tx, size, last))
+        self._check_key(last)
         note = self._signer.sign(checkpoint.text)
         with self._store.transaction() as writing:
             if writing.checkpoint(size) is None:
@@ -135,6 +146,14 @@ class Checkpointer:
             writing.note_delivery(SIGNING, size)
         self._behind_since, self._pauses[SIGNING] = None, _Pause()
         return checkpoint
+
+    def _check_key(self, last: tuple[int, str, str] | None) -> None:
+        """One log has one key: a checkpoint under a second one would make neither of them prove anything."""
+        try:
+            if last is not None:
+                open_checkpoint(last[2], self._signer.key)
+        except BadNote as error:
+            raise OtherSigningKey() from error
 
     def _deliver_all(self) -> None:
         with self._store.reading() as tx:
@@ -162,6 +181,8 @@ class Checkpointer:
             with self._store.transaction() as tx:
                 tx.note_delivery(sink.name, had, error.message)
                 self._alert(tx, sink.name, error)
+                if pause.seconds >= _LONG_AWAY_S:
+                    self._away(tx, sink.name, error)
             return
         self._pauses[sink.name] = _Pause()
         with self._store.transaction() as tx:
@@ -173,6 +194,11 @@ class Checkpointer:
             body = {"error": error.message, "hint": error.advice}
             title = "The audit log is not what was signed before"
             tx.raise_alert(ALERT, "critical", title, where, body, self._clock.now())
+
+    def _away(self, tx: Transaction, sink: str, error: StackError) -> None:
+        """A sink that has not taken anything for a minute: what happens now is on this host alone."""
+        body = {"error": error.message, "hint": error.advice}
+        tx.raise_alert(AWAY, "warning", f"Checkpoints do not reach sink {sink}", sink, body, self._clock.now())
 
     def _proof(self, old: int, new: int) -> tuple[bytes, ...]:
         with self._store.reading() as tx:

@@ -117,7 +117,10 @@ def approve(
     body = client.post(f"/changes/{name}/approve", {"signature": armored, "claimed": actor()})
     missing = body.get("missing") or []
     rest = "\n".join(f"  still missing: {clean(text)}" for text in missing)
-    human = f"approved: {clean(change)}\n" + (rest or "  nothing is missing: run the command that asked for it again")
+    whole = (
+        "run the command that asked for it again" if body.get("gate") == "start" else "the rollout goes on by itself"
+    )
+    human = f"approved: {clean(change)}\n" + (rest or f"  nothing is missing: {whole}")
     answer(body, human, as_json=as_json)
 
 

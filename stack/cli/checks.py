@@ -46,6 +46,27 @@ def all_checks(place: Place, clock: Clock, locks: Path) -> Iterator[Check]:
     yield gateway_socket(place)
     yield table(place, clock)
     yield runtime_locks(locks)
+    yield policies(Path("stack.yaml"))
+
+
+def policies(stack: Path) -> Check:
+    """They can be read, and somebody can give every approval that they ask for."""
+    from stack.config.policies import load_policies
+    from stack.config.stack_yaml import load_stack
+    from stack.core.errors import StackError
+    from stack.policy.warnings import warnings
+
+    if not stack.is_file():
+        return Check(name="policies", level="warn", found="no stack.yaml here", todo="Run doctor where stack.yaml is.")
+    try:
+        place = load_stack(stack.absolute()).policies
+        lacks = warnings(load_policies(place))
+    except StackError as error:
+        todo = "Until it is corrected everything privileged is denied: docs/runbooks/policies-invalid.md"
+        return Check(name="policies", level="fail", found=error.message, todo=todo)
+    if lacks:
+        return Check(name="policies", level="warn", found=lacks[0], todo="See docs/policies.md.")
+    return Check(name="policies", level="ok", found=str(place))
 
 
 def python_version() -> Check:

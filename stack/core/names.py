@@ -84,8 +84,8 @@ class RequestId(_Name):
 
 
 class ChangeId(_Name):
-    """A change's ticket as people write it, e.g. CHG-1; capitals are kept."""
+    """A change's ticket as people write it, e.g. CHG-1; capitals are kept. Ours (requests, rollouts) are told apart."""
 
     __slots__ = ()
     kind = "a change id"
-    _form = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
+    _form = re.compile(r"(?!(?i:r[oq]-))[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)

@@ -29,6 +29,7 @@ from stack.store.errors import StoreCorrupt, UnknownRequest
 from stack.store.store import Reading, Store, Transaction
 
 INC_04 = "INC-04"
+USED = "change.used"
 
 
 class Denied(BypassAttempt):
@@ -111,11 +112,13 @@ class Gatekeeper:
         if request and (row.action, row.target, row.gate, row.change) != (ask.action, ask.target, ask.gate, ask.change):
             return Decision(granted=False, missing=(f"a new request: {request} is for something else",))
         decision = self._standing(tx, policies, ask, row, kept=bool(request)).decision
+        if request and used_before(tx, row):
+            return Decision(granted=False, missing=(f"a new request: the log says that {request} was used",))
         if not request and (rule := rule_of(policies, ask.action, ask.environment, ask.gate)) and rule.approvers:
             return Decision(granted=False, missing=("a request for approval: the policies want one now",))
         if decision.granted and request:
             tx.close_request(row.id, RequestState.USED, used_by=used_by)
-            self._record(tx, row, "change.used", ask.requester, f"by {used_by}", counted=list(decision.counted))
+            self._record(tx, row, USED, ask.requester, f"by {used_by}", counted=list(decision.counted))
         return decision
 
     def standing_of(self, tx: Reading, row: RequestRow) -> Standing:
@@ -199,6 +202,12 @@ def _fits(row: RequestRow, ask: Ask, policy: Digest) -> bool:
     return (row.change, row.action, row.gate, row.environment, row.target, row.plan, row.policy) == mine
 
 
+def used_before(tx: Reading, row: RequestRow) -> bool:
+    """Whether the audit log has this request used up already, whatever its row says now."""
+    records = tx.audit_of(row.change or str(row.id))
+    return any(r.action == USED and r.body.get("request") == str(row.id) for r in records)
+
+
 def request_record(row: RequestRow, action: str, actor: str, result: str, **facts: Any) -> AuditRecord:
     """The record of something that happened to a request."""
     said = {
@@ -213,7 +222,12 @@ def request_record(row: RequestRow, action: str, actor: str, result: str, **fact
         "expires_at": stamp(row.expires_at),
     }
     return AuditRecord(
-        actor=actor, action=action, target=row.target, change=row.change, result=result, body=said | facts
+        actor=actor,
+        action=action,
+        target=row.target,
+        change=row.change or str(row.id),
+        result=result,
+        body=said | facts,
     )
 
 
@@ -234,7 +248,7 @@ def needs_approval(standing: Standing) -> NotApproved:
         request=str(row.id) if standing.kept else "",
         plan=str(row.plan),
         risk=row.risk.value,
-        expires_at=stamp(row.expires_at),
+        expires_at=stamp(row.expires_at) if standing.kept else "",
         missing=list(missing),
         refusals=list(standing.decision.refusals),
         who=list(standing.may),

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from stack.app.records import RecordsDesk
+from stack.audit.append import append
 from stack.audit.checkpointer import ALERT, SIGNING, Checkpointer, LogRewritten
 from stack.audit.exported import kept_elsewhere
+from stack.audit.keys import signer_of
 from stack.audit.note import Checkpoint, open_checkpoint
+from stack.audit.record import AuditRecord
 from stack.audit.sinks import Delivery, FileSink, SinkFailed
 from stack.core.clock import ManualClock
 from stack.store.store import Store
@@ -187,3 +190,22 @@ def test_the_thread(place: Place) -> None:
     fill_at_once(place, 1)
     signing.stop()
     assert place.shelf.kept[-1] == 3
+
+
+def test_a_second_key_signs_nothing_and_says_so(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "state.db", ManualClock())
+    with store.transaction() as tx:
+        append(tx, AuditRecord(actor="a", action="x.y", target="t", change="", result="ok"), ManualClock())
+    Checkpointer(store, signer_of(b"1" * 32), (), ManualClock()).tick(now=True)
+    with store.transaction() as tx:
+        append(tx, AuditRecord(actor="a", action="x.y", target="t", change="", result="ok"), ManualClock())
+    Checkpointer(store, signer_of(b"2" * 32), (), ManualClock()).tick(now=True)
+    with store.reading() as tx:
+        assert tx.checkpoint() is not None
+        assert [size for size, _, _ in tx.checkpoints()] == [1]
+        assert "another key" in tx.deliveries()["signing"][1]
+        assert [alert.code for alert in tx.alerts()] == ["AUDIT-01"]
+    Checkpointer(store, signer_of(b"1" * 32), (), ManualClock()).tick(now=True)
+    with store.reading() as tx:
+        assert [size for size, _, _ in tx.checkpoints()] == [1, 2]
+    store.close()
