@@ -13,7 +13,7 @@ from stack.cli.command import Place, actor, answer, command, place
 from stack.cli.ending import follow, truth
 from stack.cli.lifecycle import start_all
 from stack.cli.screen import patiently
-from stack.cli.tables import plan_text
+from stack.cli.tables import plan_screen, plan_text
 from stack.cli.watch import EXIT_CODES, Aim
 from stack.core.errors import InvalidInput
 
@@ -85,7 +85,7 @@ def plan(
     """What a deploy would do: the exact plan, its digest and the approvals it needs. Changes nothing."""
     wanted = Wanted(service=service, environment=environment, change=change)
     body = AdminClient(place()).post("/plan", _request(wanted, model, runtime, dry_run=False))
-    answer(body, plan_text(body), as_json=as_json)
+    answer(body, plan_screen(body), as_json=as_json)
 
 
 @command(

@@ -97,6 +97,29 @@ def rollout_table(rollouts: Iterable[Json]) -> str:
     return columns(("rollout", "service", "kind", "state", "verdict", "reason"), rows)
 
 
+def plan_screen(body: Json) -> str:
+    """What would be done and what it still needs, in a few lines; then the plan itself, whole."""
+    plan = body.get("body")
+    if not isinstance(plan, dict) or not isinstance(plan.get("release"), dict):
+        return plan_text(body)
+    release, approvals = plan["release"], body.get("approvals") or {}
+    runtime = release.get("runtime") or {}
+    engine = f"{runtime.get('engine')}/{runtime.get('distribution')} {runtime.get('version')}"
+    facts = [
+        ("from", short(plan["stable"]) if plan.get("stable") else "nothing"),
+        ("to", f"{release.get('model')} on {engine}, {short(plan.get('release_digest'))}"),
+        ("hosts", ", ".join(map(str, plan.get("hosts") or []))),
+        ("risk", f"{body.get('risk', 'unknown')} in {plan.get('environment')}"),
+        ("plan", body.get("digest")),
+        *(("missing", text) for text in approvals.get("missing") or []),
+    ]
+    head = "nothing to do: " if body.get("nothing_to_do") else ""
+    lines = [f"{head}{plan.get('kind')} {plan.get('service')} in {plan.get('environment')}"]
+    lines += [f"  {name:<8} {value}" for name, value in facts]
+    lines += ["", "steps", *(f"  {number}. {step}" for number, step in enumerate(body.get("steps") or [], start=1))]
+    return "\n".join([*lines, "", "the plan, whole (its digest is of this)", *_facts(plan, "  ")])
+
+
 def plan_text(plan: Json) -> str:
     """A plan's facts, one per line; nested ones indented."""
     return "\n".join(_facts(plan, ""))
