@@ -25,6 +25,7 @@ from stack.fleet.variables import checked
 
 OnEvent = Callable[[HostEvent], None]
 Cancelled = Callable[[], bool]
+_KILLED = -1  # ended by a signal: there is no exit status
 _SOCKET_PATH_LIMIT = 60  # ControlPath adds a 10-character hash and ssh a 17-character suffix, of 108
 
 
@@ -78,7 +79,7 @@ class AnsibleDoor:
         result = outcome.reported(ran.account, ran.rc)
         if result is None:
             reason = _reason(ran, op.timeout_s)
-            seen = {} if op.playbook == "observe.yml" else self._look(op.host, own)
+            seen = {} if op.playbook in ("observe.yml", "facts.yml") else self._look(op.host, own)
             result = outcome.asked_again(op.playbook, ran.account, reason, seen)
         return replace(result, seconds=round(self.clock.monotonic() - began, 3))
 
@@ -159,7 +160,7 @@ def _drive(runner: Any, on_event: OnEvent | None) -> Ran:
 
     runner.event_handler = take
     status, rc = runner.run()
-    return Ran(account=account, rc=int(rc), timed_out=status == "timeout")
+    return Ran(account=account, rc=_KILLED if rc is None else int(rc), timed_out=status == "timeout")
 
 
 def _reason(ran: Ran, timeout: int) -> str:
