@@ -150,6 +150,22 @@ def key_runs_out(case: Case) -> None:
     world.attempt("as meant: the last moment of a key", case.ask, str(case.row.id))
 
 
+def one_role(case: Case) -> None:
+    """All who hold only one of the roles that are wanted (or the wrong one) approve; then everybody does."""
+    world = case.world
+    ask = replace(case.ask, plan=Digest.of(b"one role" + case.statement))
+    fresh = str(world.open(ask).id)
+    world.oracle.over.add(str(case.row.id))
+    row = world.oracle.row(fresh)
+    assert row is not None
+    for voter in ("ann", "eve") if row["risk"] == "R3" else ("bob", "dan"):
+        world.hand_in(fresh, world.sign(voter, said_of(row)))
+    world.attempt("roles: several people, and one role is missing", ask, fresh)
+    for voter in ("ann", "bob", "cid", "eve"):
+        world.hand_in(fresh, world.sign(voter, said_of(row)))
+    world.attempt("as meant: every role is there", ask, fresh)
+
+
 RUNS_OUT = FREEZE[0] - 2 * HOUR
 ENDINGS: dict[str, Callable[[Case], None]] = {
     "used": used,
@@ -162,4 +178,5 @@ ENDINGS: dict[str, Callable[[Case], None]] = {
     "replanned": replanned,
     "by others": by_others,
     "key runs out": key_runs_out,
+    "one role": one_role,
 }

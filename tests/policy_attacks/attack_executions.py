@@ -34,7 +34,7 @@ def _plan(case: Case) -> tuple[Ask, str]:
 
 
 def _environment(case: Case) -> tuple[Ask, str]:
-    names = ("dev", "staging", "production", "moon", "Production", "production ", "")
+    names = ("dev", "staging", "staging", "production", "production", "moon", "Production", "production ", "")
     return _mine(case, environment=case.rnd.choice([n for n in names if n != case.ask.environment]))
 
 

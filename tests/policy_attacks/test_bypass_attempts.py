@@ -2,7 +2,7 @@
 
 Hypothesis makes situations: who asks (a person, in other capitals, a shared token, a service), what, where, by which
 class, who approves in which order. In each, while one approval is missing, every forged vote is tried; once all are
-there, every other execution, edited policy and tampered row; then the request ends in one of ten ways, and what is
+there, every other execution, edited policy and tampered row; then the request ends in one of eleven ways, and what is
 over is tried again. The product may never grant what the model (``rulebook``) does not; what the model grants as meant
 must pass, so that saying no to everything is no way out. Each refusal must be in the audit log once, and in INC-04.
 """
