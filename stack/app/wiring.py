@@ -15,6 +15,7 @@ from typing import Any
 from stack.app.access import AccessDesk, check_shared
 from stack.app.changes import ChangeDesk
 from stack.app.database import open_store
+from stack.app.machines import MachineDesk
 from stack.app.models import ModelDesk
 from stack.app.operator import StackOperator
 from stack.app.permission import Permission
@@ -31,6 +32,7 @@ from stack.config.stack_yaml import HostSettings, StackSettings, load_stack
 from stack.core.clock import Clock, SystemClock
 from stack.core.errors import Conflict
 from stack.fleet.door import AnsibleDoor
+from stack.fleet.facts import FactsFiles
 from stack.fleet.values import Host
 from stack.gateway.control import GatewayControl
 from stack.registry.store import ContentStore
@@ -97,7 +99,13 @@ def _wired(
     content = ContentStore(home.content)
     content.prepare()
     control = GatewayControl(home.gateway_socket)
-    door = AnsibleDoor(project=PLAYBOOKS, runner_dir=home.runner, known_hosts=home.root / "known_hosts", clock=clock)
+    door = AnsibleDoor(
+        project=PLAYBOOKS,
+        runner_dir=home.runner,
+        known_hosts=home.root / "known_hosts",
+        identity=home.secrets / "ssh.key",
+        clock=clock,
+    )
     hosts = Hosts(store=store, door=door, content=content, services=settings.services, inventory=inventory, clock=clock)
     url = f"http://{settings.gateway.host}:{ports.gateway}"
     access = GatewayAccess(base_url=f"{url}/v1", key=source.read("probe.key").reveal())
@@ -156,6 +164,9 @@ def _wired(
         changes=changes,
         records=records,
         library=ModelDesk(store=store, content=content, observer=observer, permission=permission, clock=clock),
+        machines=MachineDesk(
+            store=store, inventory=inventory, door=door, known=FactsFiles(home.root / "facts"), clock=clock
+        ),
         permission=permission,
         refusals=permission.refusals,
         checkpointer=checkpointer,
