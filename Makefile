@@ -53,8 +53,8 @@ NOT_LOCKED = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubl
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header
 
-.PHONY: help deploy rollback status up down test test-fast check bench lock clean environment dev-environment \
-	training-environment
+.PHONY: help deploy rollback status up down test test-fast check bench fleet-demo fleet-demo-down lock clean environment \
+	dev-environment training-environment
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 : /p' Makefile | awk -F' : ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -90,6 +90,12 @@ check: dev-environment ## ruff, mypy, import contracts
 
 bench: dev-environment ## the figures of README, measured here
 	@$(BIN)/python -m bench
+
+fleet-demo: environment ## the stack over SSH hosts that this machine makes of namespaces (root; the first time minutes)
+	@$(BIN)/python -m demo.fleet up
+
+fleet-demo-down: environment ## end it; nothing is left
+	@$(BIN)/python -m demo.fleet down
 
 lock: ## write requirements/*.txt anew from *.in (needs uv)
 	@cd requirements && $(LOCK) base.in -o base.txt && $(LOCK) -c base.txt dev.in -o dev.txt
