@@ -69,6 +69,12 @@ class Register(Body):
     format: Literal["gguf", "safetensors"] = "gguf"
 
 
+class CheckHosts(Body):
+    """Which host to ask; null: all of them."""
+
+    host: Text | None = None
+
+
 class Scrub(Body):
     """A second copy of the content store to repair from."""
 

@@ -55,6 +55,18 @@ def post_revoke(change: ChangeRef, body: bodies.Revoke, operator: Ops, caller: B
     return operator.changes.revoke(change, body.person, body.reason, claiming(caller, body.claimed))
 
 
+@router.get("/hosts", **asks(Action.READ))
+def get_hosts(operator: Ops) -> Json:
+    """Every host of the inventory, with what it last said of itself."""
+    return operator.machines.list()
+
+
+@router.post("/hosts/check", **asks(Action.CHECK_HOST))
+def post_check_hosts(body: bodies.CheckHosts, operator: Ops) -> Json:
+    """Ask hosts now, through Ansible; what stands in the way of carrying replicas is said in words."""
+    return operator.machines.check(body.host)
+
+
 @router.get("/tokens", **asks(Action.READ))
 def get_tokens(operator: Ops) -> Json:
     """Who has access; never the tokens themselves."""

@@ -73,6 +73,17 @@ class Changes(Protocol):
         """The post-change report: ``{"change", "markdown", "report": {..}, "digest"}``."""
 
 
+class Machines(Protocol):
+    """The hosts. A *host* is ``{name, connection, address, group, replicas, facts, problems, asked_at}``: ``facts`` is
+    null for one that never answered, ``problems`` says in words why it can't carry replicas now."""
+
+    def list(self) -> Json:
+        """``{"hosts": [..]}`` as last known; asks nobody."""
+
+    def check(self, host: str | None) -> Json:
+        """The same for one or all, asked now; ``{"hosts": [..], "ok": bool}``."""
+
+
 class Records(Protocol):
     """The audit log for readers and verifiers. Hashes are hex; sizes and indexes count records from 0."""
 
@@ -103,6 +114,9 @@ class Operator(Protocol):
 
     @property
     def records(self) -> Records: ...
+
+    @property
+    def machines(self) -> Machines: ...
 
     def status(self) -> Json:
         """The stable interface: ``services, rollouts, gateway, control_plane`` (see README)."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from stack.app.access import AccessDesk
 from stack.app.changes import ChangeDesk
+from stack.app.machines import MachineDesk
 from stack.app.models import ModelDesk
 from stack.app.permission import Permission
 from stack.app.policy_watch import PolicyWatch
@@ -84,6 +85,7 @@ class StackOperator:
     changes: ChangeDesk
     records: RecordsDesk
     library: ModelDesk
+    machines: MachineDesk
     permission: Permission
     refusals: Refusals
     checkpointer: Checkpointer

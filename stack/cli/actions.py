@@ -48,6 +48,8 @@ COMMAND_ACTIONS: Mapping[str, Action] = {
     "token create": Action.CREATE_TOKEN,
     "token list": Action.READ,
     "token revoke": Action.REVOKE_TOKEN,
+    "host list": Action.READ,
+    "host check": Action.CHECK_HOST,
     "alert list": Action.READ,
     "alert ack": Action.ACKNOWLEDGE,
 }

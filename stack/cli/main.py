@@ -81,6 +81,15 @@ token = _lazy(
     },
     "  stackctl token create anna --role operator --output anna.token",
 )
+host = _lazy(
+    "host",
+    "The machines that carry replicas.",
+    {
+        "list": Entry("stack.cli.hosts:list_", "Every host, what it is and what it last said of itself."),
+        "check": Entry("stack.cli.hosts:check", "Ask hosts now whether they can carry replicas."),
+    },
+    "  stackctl host list\n  stackctl host check gpu1",
+)
 alert = _lazy(
     "alert",
     "What people must know.",
@@ -118,6 +127,7 @@ _ENTRIES = {
     "eval": Entry("stack.cli.main:eval_", "Run and compare eval suites."),
     "change": Entry("stack.cli.main:change", "Changes that need approvals."),
     "token": Entry("stack.cli.main:token", "Who has access to the admin API."),
+    "host": Entry("stack.cli.main:host", "The machines that carry replicas."),
     "alert": Entry("stack.cli.main:alert", "What people must know."),
     "audit": Entry("stack.cli.main:audit", "Read and verify the audit log."),
     "serve": Entry("stack.cli.lifecycle:serve", "Run the control plane in the foreground."),

@@ -26,6 +26,8 @@ class Action(StrEnum):
     """Look: status, plans, rollouts, models, changes, reports."""
     READ_AUDIT = "audit.read"
     """Read, prove and export the audit log."""
+    CHECK_HOST = "host.check"
+    """Ask a host what it is and has, through Ansible; changes nothing."""
     SIMULATE = "rollout.simulate"
     """A dry run: Ansible's check mode."""
     DEPLOY = "rollout.deploy"

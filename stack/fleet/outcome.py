@@ -15,7 +15,7 @@ from stack.fleet.events import Account
 from stack.fleet.values import OperationResult, Status
 
 _LAST_STEP = {"deploy.yml": "start", "rollback.yml": "start", "drain.yml": "stop"}
-_PUBLIC = ("replicas", "epoch", "operation", "service_manager", "supervised")
+_PUBLIC = ("replicas", "epoch", "operation", "service_manager", "supervised", "facts")
 
 
 def public(observed: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ PLAYBOOKS: Mapping[str, tuple[Mapping[str, Check], Mapping[str, Check]]] = {
     "rollback.yml": (_LAUNCH, _GRACE),
     "drain.yml": (_DRAIN, _GRACE),
     "observe.yml": ({}, _OPERATION),
+    "facts.yml": ({}, _OPERATION),
 }
 
 PLAYBOOK_ACTIONS: Mapping[str, Action] = {
@@ -86,6 +87,7 @@ PLAYBOOK_ACTIONS: Mapping[str, Action] = {
     "rollback.yml": Action.ROLLBACK,
     "drain.yml": Action.DEPLOY,
     "observe.yml": Action.READ,
+    "facts.yml": Action.CHECK_HOST,
 }
 """What a playbook is for, as policies call it; a playbook without an action does not exist."""
 

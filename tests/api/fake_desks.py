@@ -167,3 +167,33 @@ def statement_of(request: Json) -> str:
     left_out = ("state", "created_at", "approvals", "missing")
     said = {name: value for name, value in request.items() if name not in left_out}
     return (canonical({"kind": "inference-stack approval", "v": 1, **said}) + b"\n").decode()
+
+
+class FakeMachines:
+    """The hosts."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self.ok = True
+
+    def list(self) -> Json:
+        self._asked("hosts")
+        return {"hosts": [HOST]}
+
+    def check(self, host: str | None) -> Json:
+        self._asked("check_hosts", host)
+        wrong = [] if self.ok else ["its clock is +90 s off"]
+        return {"hosts": [{**HOST, "problems": wrong}], "ok": self.ok}
+
+
+HOST: Json = {
+    "name": "local",
+    "connection": "local",
+    "address": "127.0.0.1",
+    "group": "cpu",
+    "root": "/r",
+    "replicas": 1,
+    "facts": {"cpus": 2, "memory_available": 3_000_000_000, "disk_free": None, "accelerators": []},
+    "problems": [],
+    "asked_at": None,
+}

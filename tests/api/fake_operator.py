@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from fake_desks import FakeAccess, FakeChanges, FakeRecords
+from fake_desks import FakeAccess, FakeChanges, FakeMachines, FakeRecords
 
 from stack.api.operator import Json, OnProgress
 from stack.core.caller import Caller
@@ -57,6 +57,7 @@ class FakeOperator:
         self.access = FakeAccess(self.asked)
         self.changes = FakeChanges(self.asked)
         self.records = FakeRecords(self.asked)
+        self.machines = FakeMachines(self.asked)
         self._lock = threading.Condition()
         self._events = script(*(states or ("preflight", "holding", "promoted")))
 

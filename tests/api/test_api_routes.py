@@ -52,6 +52,8 @@ TOKEN_BODY = {"name": "vera", "roles": ["viewer"], "days": 3, "change": None}
             {"person": "anna", "reason": "r"},
             ("revoke", ("CHG-1", "anna", "r", "operator")),
         ),
+        ("GET", "/hosts", None, ("hosts", ())),
+        ("POST", "/hosts/check", {"host": "gpu1"}, ("check_hosts", ("gpu1",))),
         ("GET", "/tokens", None, ("tokens", ())),
         ("POST", "/tokens", {**TOKEN_BODY, **ME}, ("create_token", (TOKEN_BODY, BY))),
         ("POST", "/tokens/tk-1/revoke", {"change": "CHG-2"}, ("revoke_token", ("tk-1", "CHG-2", "operator"))),

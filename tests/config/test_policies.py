@@ -216,7 +216,7 @@ WRONG = [
     ("separation: true", 'separation: "true"', "expected true or false"),
     ("separation: true", "seperation: true", "unknown key"),
     ("frozen: true\n  R3", "frozen: true\n    frozen: false\n  R3", "given twice"),
-    ("    - stack.read\n    - audit.read\n    - rollout.s", "    - stack.look\n    - rollout.s", "expected one of"),
+    ("    - stack.read\n    - audit.read\n    - host.c", "    - stack.look\n    - host.c", "expected one of"),
     ('admin: "*"', 'admin: ["*"]', "expected one of"),
     ('admin: "*"', "Admin: []", "is no name"),
 ]

@@ -1,0 +1,92 @@
+"""The hosts, for people: what the inventory says, what they last said of themselves, and asking them again."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from stack.core.clock import Clock, stamp
+from stack.core.errors import InvalidInput
+from stack.core.names import HostName, OperationId
+from stack.fleet.door import AnsibleDoor
+from stack.fleet.facts import Facts, FactsFiles, FactsUnreadable, problems, read_facts
+from stack.fleet.values import Host, Operation
+from stack.store.store import Store
+
+Json = dict[str, Any]
+FORKS = 8
+PATIENCE_S = 60
+
+
+class UnknownHost(InvalidInput):
+    """There is no host {host} in the inventory; it has: {known}."""
+
+    hint = "See `hosts` in stack.yaml."
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineDesk:
+    """See ``stack/api/operator.py`` for the shapes."""
+
+    store: Store
+    inventory: Mapping[HostName, Host]
+    door: AnsibleDoor
+    known: FactsFiles
+    clock: Clock
+
+    def list(self) -> Json:
+        """As last known."""
+        return {"hosts": [self._shown(host, self.known.get(host.name), "") for host in self.inventory.values()]}
+
+    def check(self, host: str | None) -> Json:
+        """Asked now, several at once. A host that does not answer has that as its problem."""
+        wanted = self._wanted(host)
+        with ThreadPoolExecutor(max_workers=min(FORKS, len(wanted))) as pool:
+            shown = list(pool.map(self._ask, wanted))
+        return {"hosts": shown, "ok": bool(shown) and not any(h["problems"] for h in shown)}
+
+    def _wanted(self, name: str | None) -> Sequence[Host]:
+        if name is None:
+            return tuple(self.inventory.values())
+        found = [host for host in self.inventory.values() if host.name == name]
+        if not found:
+            raise UnknownHost(host=repr(name)[:70], known=", ".join(self.inventory))
+        return found
+
+    def _ask(self, host: Host) -> Json:
+        operation = Operation(
+            op_id=OperationId(f"facts.{secrets.token_hex(6)}"),
+            epoch=0,
+            host=host,
+            playbook="facts.yml",
+            timeout_s=PATIENCE_S,
+        )
+        result = self.door.run(operation)
+        if not result.succeeded:
+            return self._shown(host, self.known.get(host.name), f"{result.status}: {result.message or 'no answer'}")
+        try:
+            facts = read_facts(host.name, result.observed, self.clock.now())
+        except FactsUnreadable as error:
+            return self._shown(host, None, error.message)
+        self.known.put(host.name, facts)
+        return self._shown(host, facts, "")
+
+    def _shown(self, host: Host, facts: Facts | None, failed: str) -> Json:
+        with self.store.reading() as tx:
+            carried = [r for r in tx.replicas(live_only=True) if r.host == host.name]
+        wrong = [failed] if failed else []
+        wrong += problems(facts, host.group) if facts else [] if failed else ["it was never asked: stackctl host check"]
+        return {
+            "name": str(host.name),
+            "connection": host.connection,
+            "address": host.address,
+            "group": host.group,
+            "root": host.root,
+            "replicas": len(carried),
+            "facts": facts.to_json() if facts else None,
+            "problems": wrong,
+            "asked_at": stamp(facts.gathered_at) if facts else None,
+        }
