@@ -1,22 +1,24 @@
-"""Will it fit? Weights, KV cache from the header's own numbers, and overhead, against the memory that is free.
+"""Will it fit? Weights, KV cache from the header's own numbers, and the engine's overhead, against what is free.
 
-`fit` is pure; `preflight_fit` asks this machine first. A header without the numbers is a refusal, not a guess.
+`fit` is pure; `preflight_fit` asks this machine first. A header without the numbers is a refusal, not a guess. What an
+engine takes beside weights and cache is learned from earlier loads, in `overhead`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from stack.core.release import Launch, ModelVersion, Release
 from stack.runtimes.machine import available_memory, port_is_free
+from stack.runtimes.overhead import UNKNOWN, Load, Overhead, overhead_of
 
 __all__ = ["FitReport", "fit", "kv_bytes", "port_is_free", "preflight_fit"]
 
 KV_ELEMENT_BYTES = 2
-OVERHEAD_BYTES = 192 << 20
-OVERHEAD_SHARE = 0.10
+BLOCKS: Mapping[str, int] = MappingProxyType({"vllm": 128})  # tokens; it hands out its cache so, and keeps one itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +39,29 @@ class FitReport:
         return asdict(self)
 
 
-def preflight_fit(model: ModelVersion, release: Release, *, replicas: int, available: int | None = None) -> FitReport:
-    """`fit` with this machine's free memory (or with `available`, for another host)."""
+def preflight_fit(
+    model: ModelVersion, release: Release, *, replicas: int, available: int | None = None, loads: Iterable[Load] = ()
+) -> FitReport:
+    """`fit` with this machine's free memory (or with `available`, for another host); `loads` were measured earlier."""
     weights = sum(file.size for file in model.artifact.files)
     free = available_memory() if available is None else available
-    return fit(model.metadata, weights, release.launch, replicas=replicas, available=free)
+    runtime = f"{release.runtime.engine}/{release.runtime.distribution}"
+    overhead = overhead_of(runtime, loads)
+    block = BLOCKS.get(release.runtime.engine, 1)
+    return fit(
+        model.metadata, weights, release.launch, replicas=replicas, available=free, overhead=overhead, block=block
+    )
 
 
 def fit(
-    metadata: Mapping[str, Any], weights: int, launch: Launch, *, replicas: int, available: int | None
+    metadata: Mapping[str, Any],
+    weights: int,
+    launch: Launch,
+    *,
+    replicas: int,
+    available: int | None,
+    overhead: Overhead = UNKNOWN,
+    block: int = 1,
 ) -> FitReport:
     """The sum, and whether it fits.
 
@@ -53,9 +69,9 @@ def fit(
     2. The context asked for is more than the model was made for -> does not fit.
     3. More needed than free -> does not fit.   4. Otherwise -> fits.
     """
-    kv = kv_bytes(metadata, launch)
-    overhead = OVERHEAD_BYTES + int(weights * OVERHEAD_SHARE)
-    needed = None if kv is None else replicas * (weights + kv + overhead)
+    kv = kv_bytes(metadata, launch, block)
+    beside = overhead.bytes_for(weights, kv or 0)
+    needed = None if kv is None else replicas * (weights + kv + beside)
     made_for = metadata.get("context_length")
     if needed is None or available is None:  # 1
         what = "the header does not tell the size of the KV cache" if kv is None else "the free memory is not known"
@@ -70,15 +86,18 @@ def fit(
         reason=reason,
         weights_bytes=weights,
         kv_bytes=kv,
-        overhead_bytes=overhead,
+        overhead_bytes=beside,
         replicas=replicas,
         needed_bytes=needed,
         available_bytes=available,
     )
 
 
-def kv_bytes(metadata: Mapping[str, Any], launch: Launch) -> int | None:
-    """Keys and values of all layers for every slot's whole context; None when the header lacks a number."""
+def kv_bytes(metadata: Mapping[str, Any], launch: Launch, block: int = 1) -> int | None:
+    """Keys and values of all layers for every slot's whole context; None when the header lacks a number.
+
+    With a `block` of more than one token, in whole blocks and one more.
+    """
     layers, heads = metadata.get("block_count"), metadata.get("head_count_kv")
     key = metadata.get("key_length") or _head_size(metadata)
     value = metadata.get("value_length") or key
@@ -92,7 +111,8 @@ def kv_bytes(metadata: Mapping[str, Any], launch: Launch) -> int | None:
         total_heads = layers * heads
     else:
         return None
-    return int(total_heads * (key + value) * launch.context * launch.parallel * KV_ELEMENT_BYTES)
+    tokens = launch.parallel * -(-launch.context // block) * block + (block if block > 1 else 0)
+    return int(total_heads * (key + value) * tokens * KV_ELEMENT_BYTES)
 
 
 def _head_size(metadata: Mapping[str, Any]) -> int | None:

