@@ -18,6 +18,7 @@ from stack.fleet.door import AnsibleDoor
 from stack.fleet.values import Host, HostEvent, Operation, OperationResult
 from stack.registry.catalogue import list_models
 from stack.registry.store import ContentStore
+from stack.rollout.abreast import per_host, side_by_side
 from stack.rollout.state import Placement, RolloutState
 from stack.rollout.worker import Context, stopped
 from stack.runtimes.driver import driver_for
@@ -86,11 +87,18 @@ class Hosts:
         raise NoFreePort(low=low, high=high, host=host)
 
     def start(self, state: RolloutState, context: Context) -> None:
-        """Install, place and start every replica of the rollout; records what the host says is really loaded."""
+        """Install, place and start every replica of the rollout; records what the host says is really loaded.
+
+        Hosts are worked on side by side, one host's replicas one after another.
+        """
         playbook = "deploy.yml" if state.kind == "deploy" else "rollback.yml"
-        for place in state.placements:
-            operation = state.operation(f"start-{place.host}-{place.replica[-1]}")
-            self.ensure(operation, playbook, state.release, place, context)
+
+        def start_on(places: tuple[Placement, ...]) -> None:
+            for place in places:
+                operation = state.operation(f"start-{place.host}-{place.replica[-1]}")
+                self.ensure(operation, playbook, state.release, place, context)
+
+        side_by_side(start_on, per_host(state.placements))
 
     def ensure(self, op_id: OperationId, playbook: str, digest: Digest, place: Placement, context: Context) -> None:
         """One replica of a release, running on its host."""
@@ -222,15 +230,19 @@ class Hosts:
 
     def drain(self, state: RolloutState, places: Iterable[Placement], name: str, context: Context) -> tuple[str, ...]:
         """Stop these replicas; running streams finish first. Returns the ids of those that would not stop."""
-        left = []
-        for place in places:
-            operation = state.operation(f"{name}-{place.replica}")
-            try:
-                self._run(operation, "drain.yml", place, {"replica_id": str(place.replica), "grace_s": 20}, context)
-            except HostOperationFailed as error:
-                context.tell("host", error.message)
-                left.append(str(place.replica))
-        return tuple(left)
+        left: list[str] = []
+
+        def drain_on(mine: tuple[Placement, ...]) -> None:
+            for place in mine:
+                operation = state.operation(f"{name}-{place.replica}")
+                try:
+                    self._run(operation, "drain.yml", place, {"replica_id": str(place.replica), "grace_s": 20}, context)
+                except HostOperationFailed as error:
+                    context.tell("host", error.message)
+                    left.append(str(place.replica))
+
+        side_by_side(drain_on, per_host(tuple(places)))
+        return tuple(sorted(left))
 
     def release(self, digest: Digest) -> Release:
         """The release of this name."""
