@@ -112,6 +112,13 @@ RUNS_ON = frozenset({"policy", "weights", "gates"})
 
 
 def departures(planned: Mapping[str, Any], now: Mapping[str, Any], *, begun: bool) -> tuple[str, ...]:
-    """Which parts of a plan are not what they would be if it were made now. What it does not mention can't differ."""
+    """Which parts of a plan are not what they would be if it were made now. What it does not mention can't differ:
+    a plan of an older release has fewer parts, and its ``settings`` fewer limits."""
     parts = (key for key in planned if not (begun and key in RUNS_ON))
-    return tuple(key for key in parts if key not in now or planned[key] != now[key])
+    return tuple(key for key in parts if key not in now or not _same(planned[key], now[key], key == "settings"))
+
+
+def _same(planned: Any, now: Any, only_mentioned: bool) -> bool:
+    if only_mentioned and isinstance(planned, Mapping) and isinstance(now, Mapping):
+        return all(key in now and _same(value, now[key], True) for key, value in planned.items())
+    return bool(planned == now)
