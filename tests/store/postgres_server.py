@@ -97,7 +97,18 @@ class Server:
         """A standby of this one."""
         other = Server()
         self._run(
-            "pg_basebackup", "-h", str(self.root), "-p", str(self.port), "-U", "stack", "-D", str(other.data), "-R"
+            "pg_basebackup",
+            "-h",
+            str(self.root),
+            "-p",
+            str(self.port),
+            "-U",
+            "stack",
+            "-D",
+            str(other.data),
+            "-R",
+            "-c",
+            "fast",
         )
         return other
 
