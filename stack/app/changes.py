@@ -21,7 +21,7 @@ from stack.core.errors import BypassAttempt, InvalidInput, Refused
 from stack.core.names import RolloutId
 from stack.policy.sshsig import PublicKey, verify
 from stack.policy.statement import NAMESPACE, statement
-from stack.rollout.gatekeeper import Gatekeeper, Refusals, expired, request_record
+from stack.rollout.gatekeeper import TAKEN_BACK, Gatekeeper, Refusals, expired, request_record
 from stack.rollout.worker import REQUEST
 from stack.store.approval_rows import ApprovalRow, RequestRow, RequestState
 from stack.store.store import Reading, Store, Transaction
@@ -131,7 +131,7 @@ class ChangeDesk:
                 if person is None:
                     self._close(tx, row, RequestState.REVOKED, "change.revoked", reason, caller)
                 elif tx.revoke_approval(row.id, person, self.clock.now()):
-                    record = request_record(row, "change.approval-revoked", caller.shown, reason, person=person)
+                    record = request_record(row, TAKEN_BACK, caller.shown, reason, person=person)
                     append(tx, record, self.clock)
             return {"change": change, "requests": [self._shown(tx, row) for row in self._of(tx, change)]}
 

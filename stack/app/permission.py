@@ -18,6 +18,7 @@ from stack.core.caller import Caller
 from stack.core.clock import Clock
 from stack.core.digest import Digest
 from stack.core.errors import BypassAttempt, InvalidInput
+from stack.policy.risk import strictest
 from stack.rollout.gatekeeper import Ask, Denied, Gatekeeper, Refusals, Standing, needs_approval, requester_of
 from stack.store.store import Store, Transaction
 
@@ -110,13 +111,6 @@ class Permission:
             if not standing.decision.granted:
                 raise needs_approval(standing)
         return str(standing.request.id) if standing.kept else ""
-
-
-def strictest(order: tuple[str, ...], *environments: str) -> str:
-    """Of these environments the one that stands last in ``order`` (from lax to strict). One that the policies do not
-    know is stricter than all: nothing has a class there, so nothing is allowed."""
-    named = [e for e in environments if e]
-    return max(named, key=lambda e: order.index(e) if e in order else len(order))
 
 
 def _waits(ask: Ask, standing: Standing, caller: Caller) -> AuditRecord:

@@ -71,3 +71,10 @@ def is_valid(signer: Signer, now: datetime) -> bool:
 
 def _excluded(rule: ClassRule, person: Person, requester: str) -> bool:
     return rule.separation and person.name.casefold() == requester.casefold()
+
+
+def strictest(order: tuple[str, ...], *environments: str) -> str:
+    """Of these environments the one that stands last in ``order`` (from lax to strict). One that the policies do not
+    know is stricter than all: nothing has a class there, so nothing is allowed."""
+    named = [e for e in environments if e]
+    return max(named, key=lambda e: order.index(e) if e in order else len(order))

@@ -6,7 +6,7 @@ is what is true when the step commits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stack.audit.append import append
 from stack.audit.record import AuditRecord
@@ -14,6 +14,7 @@ from stack.config.policies import NoPolicies, PoliciesInvalid
 from stack.core.actions import Action
 from stack.core.clock import Clock
 from stack.core.digest import Digest
+from stack.policy.risk import strictest
 from stack.rollout.change_report import ChangeReporter
 from stack.rollout.gatekeeper import INC_04, Ask, Gatekeeper, Standing, request_record
 from stack.rollout.state import Phase, RolloutState
@@ -40,11 +41,15 @@ class Authority:
     def _admitted(self, tx: Transaction, state: RolloutState) -> str | None:
         if state.phase is Phase.AWAITING:
             return self._past_gates(tx, state)
-        decision = self.gatekeeper.use(tx, start_ask(state), state.approval, str(state.id))
+        if laxer := self._laxer(tx, state):
+            self.refused(tx, state, laxer)
+            return f"refused by policy when it was to begin: {laxer}"
+        ask = replace(start_ask(state), environment=state.environment or self._held(tx, state))
+        decision = self.gatekeeper.use(tx, ask, state.approval, str(state.id))
         if decision.granted:
             return None
         why = "; ".join((*decision.missing, *decision.refusals))
-        self._refused(tx, state, why)
+        self.refused(tx, state, why)
         return f"refused by policy when it was to begin: it lacks {why}"
 
     def ended(self, tx: Transaction, state: RolloutState) -> None:
@@ -91,7 +96,21 @@ class Authority:
                 return "; ".join(used.missing)
         return None
 
-    def _refused(self, tx: Transaction, state: RolloutState, why: str) -> None:
+    def _laxer(self, tx: Reading, state: RolloutState) -> str | None:
+        """Why the environment it names is not the one that its service is in. One of an older release names none."""
+        order = self.gatekeeper.policies().environments
+        held = self._held(tx, state)
+        if not state.environment or strictest(order, held, state.environment) == state.environment:
+            return None
+        return f"{state.service} is in {held}, and it says {state.environment!r}"
+
+    def _held(self, tx: Reading, state: RolloutState) -> str:
+        """The environment that the service is in."""
+        order = self.gatekeeper.policies().environments
+        return strictest(order, self.environment_of_stack, tx.service(state.service).environment)
+
+    def refused(self, tx: Transaction, state: RolloutState, why: str) -> None:
+        """Put on record, with an alert, that it was turned away before it began."""
         body = {"what": str(_action(state)), "why": why, "plan": str(state.plan), "request": state.approval}
         record = AuditRecord(
             actor=state.requester or "unknown",

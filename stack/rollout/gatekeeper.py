@@ -30,6 +30,8 @@ from stack.store.store import Reading, Store, Transaction
 
 INC_04 = "INC-04"
 USED = "change.used"
+TAKEN_BACK = "change.approval-revoked"
+_ENDED = frozenset({USED, "change.rejected", "change.revoked", "change.superseded", "change.expired"})
 
 
 class Denied(BypassAttempt):
@@ -112,8 +114,8 @@ class Gatekeeper:
         if request and (row.action, row.target, row.gate, row.change) != (ask.action, ask.target, ask.gate, ask.change):
             return Decision(granted=False, missing=(f"a new request: {request} is for something else",))
         decision = self._standing(tx, policies, ask, row, kept=bool(request)).decision
-        if request and used_before(tx, row):
-            return Decision(granted=False, missing=(f"a new request: the log says that {request} was used",))
+        if request and (closed := closed_before(tx, row)):
+            return Decision(granted=False, missing=(f"a new request: {closed}",))
         if not request and (rule := rule_of(policies, ask.action, ask.environment, ask.gate)) and rule.approvers:
             return Decision(granted=False, missing=("a request for approval: the policies want one now",))
         if decision.granted and request:
@@ -137,10 +139,11 @@ class Gatekeeper:
 
     def _standing(self, tx: Reading, policies: Policies, ask: Ask, row: RequestRow, *, kept: bool) -> Standing:
         now = self.clock.now()
+        back = taken_back(tx, row) if kept else frozenset()
         decision = decide(
             policies,
             row,
-            tx.approvals(row.id) if kept else (),
+            [a for a in tx.approvals(row.id) if a.person not in back] if kept else (),
             plan=ask.plan,
             environment=ask.environment,
             now=now,
@@ -202,10 +205,19 @@ def _fits(row: RequestRow, ask: Ask, policy: Digest) -> bool:
     return (row.change, row.action, row.gate, row.environment, row.target, row.plan, row.policy) == mine
 
 
-def used_before(tx: Reading, row: RequestRow) -> bool:
-    """Whether the audit log has this request used up already, whatever its row says now."""
+def taken_back(tx: Reading, row: RequestRow) -> frozenset[str]:
+    """Whose approval of this request the log says was taken back."""
     records = tx.audit_of(row.change or str(row.id))
-    return any(r.action == USED and r.body.get("request") == str(row.id) for r in records)
+    mine = (r.body for r in records if r.action == TAKEN_BACK)
+    return frozenset(str(body.get("person")) for body in mine if body.get("request") == str(row.id))
+
+
+def closed_before(tx: Reading, row: RequestRow) -> str | None:
+    """What the audit log has that ended this request or took an approval back, whatever its rows say now."""
+    for record in tx.audit_of(row.change or str(row.id)):
+        if record.action in _ENDED and record.body.get("request") == str(row.id):
+            return f"by record {record.seq} of the log, {row.id} met {record.action}"
+    return None
 
 
 def request_record(row: RequestRow, action: str, actor: str, result: str, **facts: Any) -> AuditRecord:

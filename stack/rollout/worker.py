@@ -80,6 +80,9 @@ class Gate(Protocol):
     def admit(self, tx: Transaction, state: RolloutState) -> str | None:
         """None: it may go on, and what allowed it is used up. Otherwise why not."""
 
+    def refused(self, tx: Transaction, state: RolloutState, why: str) -> None:
+        """It was turned away before it began: what would be done is not what was asked for."""
+
     def ended(self, tx: Transaction, state: RolloutState) -> None:
         """The rollout is over: what was still asked for it is asked no more, and the change is reported."""
 
@@ -170,6 +173,8 @@ class Runner:
                 if refusal is not None and before.phase is Phase.AWAITING:
                     return
                 seen = seen if refusal is None else Failed(reason=refusal)
+            elif isinstance(seen, Failed) and before.phase is Phase.PLANNED:
+                self._gate.refused(tx, before, seen.reason)
             transition = step(before, view, seen)
             state = replace(transition.state, entered_at=transition.state.entered_at or stamp(now))
             moved = replace(

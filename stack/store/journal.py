@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 
 from stack.core.digest import Digest
-from stack.store.errors import AuditGap, NotStorable
+from stack.store.errors import AuditGap, NotStorable, StoreCorrupt
 from stack.store.rows import AuditRow, EventRow, EvidenceRow
 from stack.store.schema import audit, events, evidence, plans
 from stack.store.session import Session, as_json, as_text
@@ -20,9 +20,14 @@ class JournalReads(Session):
     """Reading what was written down."""
 
     def plan(self, digest: str) -> dict[str, Any] | None:
-        """The plan of this digest, or None."""
+        """The plan of this digest, or None; one whose content does not give its digest is damage."""
         row = self._first(select(plans.c.body).where(plans.c.digest == as_text(str(digest))))
-        return None if row is None else dict(json.loads(row["body"]))
+        if row is None:
+            return None
+        body = dict(json.loads(row["body"]))
+        if Digest.of_value(body) != digest:
+            raise StoreCorrupt(f"plan {digest} has the content of {Digest.of_value(body)}")
+        return body
 
     def evidence(self, rollout_id: str) -> tuple[EvidenceRow, ...]:
         """All of a rollout's, in order."""

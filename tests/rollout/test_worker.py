@@ -80,6 +80,9 @@ class Open:
     def admit(self, tx: Transaction, state: RolloutState) -> str | None:
         return self.refusal
 
+    def refused(self, tx: Transaction, state: RolloutState, why: str) -> None:
+        self.over.append(why)
+
     def ended(self, tx: Transaction, state: RolloutState) -> None:
         self.over.append(str(state.id))
 
