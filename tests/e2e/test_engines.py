@@ -122,7 +122,7 @@ def test_smoke_and_paired_eval_compared_the_engines(moved: Done, on_vllm: Json) 
 
 
 def test_the_formats_differ_and_both_were_registered(engines: Checkout, on_vllm: Json) -> None:
-    formats = {row["format"] for row in engines.asked("model", "list")["models"] if row["version"] == "1.1"}
+    formats = {row["format"] for row in engines.asked("model", "list")["models"] if row["ref"] == "tiny@1.1"}
     assert formats == {"gguf", "safetensors"}
 
 
