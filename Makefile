@@ -81,7 +81,7 @@ test: check training-environment ## everything the project claims, checked (real
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: check ## the quick part of it
-	@$(BIN)/python -m pytest -m "not e2e and not faults and not training and not compiler" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not e2e and not faults and not training and not compiler and not hosts" $(PYTEST_ARGS)
 
 check: dev-environment ## ruff, mypy, import contracts
 	@echo "== ruff" && $(BIN)/ruff check --no-cache . && $(BIN)/ruff format --no-cache --check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-_LATE = ("faults", "training", "e2e", "compiler")
+_LATE = ("faults", "hosts", "training", "e2e", "compiler")
 
 
 def _lateness(item: pytest.Item) -> int:
