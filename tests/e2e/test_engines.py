@@ -20,6 +20,13 @@ from typing import Any
 import pytest
 from checkout import Checkout, Done, copy_to, eventually, free_ports
 
+from stack.core.clock import SystemClock
+from stack.core.release import Release
+from stack.runtimes.driver import driver_for
+from stack.runtimes.health import Health, check_health
+from stack.runtimes.heartbeat import heartbeat
+from stack.runtimes.wire import exchange
+
 pytestmark = [pytest.mark.e2e, pytest.mark.vllm, pytest.mark.timeout(3600)]
 Json = dict[str, Any]
 VLLM = "vllm/vllm-cpu"
@@ -153,6 +160,80 @@ def of_replica(engines: Checkout, replica: str) -> dict[int, str]:
         except OSError:
             continue
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """The replica of vLLM, asked without the gateway."""
+
+    name: str
+    base: str
+    release: Release
+
+    def steps(self) -> int:
+        """Decode steps so far."""
+        return heartbeat(self.base, driver_for("vllm"), self.release, clock=SystemClock(), timeout_s=10)()
+
+    def health(self) -> Health:
+        """By all three checks, with its progress as an excuse for lateness."""
+        return check_health(
+            self.base, driver_for("vllm"), self.release, clock=SystemClock(), timeout_s=5, progress=self.steps
+        )
+
+    def asks(self, **more: Any) -> int | None:
+        """The status of a completion."""
+        asked = {"model": self.release.served_model, "messages": [{"role": "user", "content": "Hello"}], **more}
+        reply = exchange("POST", f"{self.base}/v1/chat/completions", clock=SystemClock(), timeout_s=300, payload=asked)
+        return reply.status
+
+
+@pytest.fixture(scope="module")
+def replica(engines: Checkout, on_vllm: Json) -> Replica:
+    """The one that serves."""
+    (name,) = (row["id"] for row in on_vllm["replicas"] if row["slice"] == "stable")
+    launch = json.loads((engines.home / "hosts" / "local" / "replicas" / name / "launch.json").read_text())
+    plan = engines.asked("plan", "--model", "models/tiny-1.1.yaml", "--runtime", VLLM)
+    release = Release.from_json(plan["body"]["release"])
+    assert release.served_model == launch["served_model"]
+    return Replica(name=name, base=f"http://127.0.0.1:{launch['port']}", release=release)
+
+
+def test_the_driver_knows_how_it_behaves(replica: Replica) -> None:
+    before = replica.steps()
+    assert replica.health().ok
+    assert replica.steps() > before
+    assert replica.asks(model="nobody") == 404
+    assert replica.asks(max_tokens=5000) == 400
+
+
+def test_saturated_it_is_never_called_sick(replica: Replica) -> None:
+    threads = [
+        threading.Thread(target=replica.asks, kwargs={"max_tokens": 900, "ignore_eos": True, "temperature": 1.0})
+        for _ in range(24)  # on four slots
+    ]
+    for thread in threads:
+        thread.start()
+    looks = []
+    while any(thread.is_alive() for thread in threads):
+        looks.append(replica.health())
+    assert [look.reason for look in looks if not look.ok] == []
+    assert len(looks) >= 2
+
+
+def test_wedged_it_is_found_although_it_says_200(engines: Checkout, replica: Replica) -> None:
+    engine = [pid for pid, words in of_replica(engines, replica.name).items() if words.startswith("VLLM::")]
+    assert engine
+    for pid in engine:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        found = replica.health()
+        assert found.live
+        assert not found.ok
+        assert found.seconds < 30
+    finally:
+        for pid in engine:
+            os.kill(pid, signal.SIGCONT)
+    eventually(lambda: replica.health().ok, "it answers again")
 
 
 def test_a_killed_leader_leaves_no_orphan_beside_its_successor(engines: Checkout, on_vllm: Json) -> None:
