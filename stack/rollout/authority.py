@@ -107,7 +107,8 @@ class Authority:
     def _held(self, tx: Reading, state: RolloutState) -> str:
         """The environment that the service is in."""
         order = self.gatekeeper.policies().environments
-        return strictest(order, self.environment_of_stack, tx.service(state.service).environment)
+        known = next((s.environment for s in tx.services() if s.name == state.service), "")
+        return strictest(order, self.environment_of_stack, known)
 
     def refused(self, tx: Transaction, state: RolloutState, why: str) -> None:
         """Put on record, with an alert, that it was turned away before it began."""

@@ -35,6 +35,7 @@ CALLS: dict[tuple[str, str], tuple[str, dict[str, Any], set[str]]] = {
     ("/api/v1/rollback", ""): ("/api/v1/rollback", {}, RUNNING),
     ("/api/v1/rollouts/{rollout_id}/resume", ""): ("/api/v1/rollouts/ro-a/resume", {}, RUNNING),
     ("/api/v1/rollouts/{rollout_id}/abort", ""): ("/api/v1/rollouts/ro-a/abort", {"reason": "x"}, RUNNING),
+    ("/api/v1/hosts/check", ""): ("/api/v1/hosts/check", {}, RUNNING),
     ("/api/v1/models/register", ""): ("/api/v1/models/register", {"path": "m.yaml"}, RUNNING),
     ("/api/v1/models/scrub", ""): ("/api/v1/models/scrub", {}, RUNNING),
     ("/api/v1/models/{ref}/verify", ""): ("/api/v1/models/tiny@1.0/verify", {}, RUNNING | {"auditor"}),
