@@ -36,7 +36,7 @@ from stack.runtimes.driver import driver_for
 from stack.runtimes.fit import FitReport, preflight_fit
 from stack.runtimes.footprint import Footprint, group_footprint
 from stack.runtimes.locks import LOCKS_DIR, locked_runtime
-from stack.runtimes.overhead import TABLE, Load, learned
+from stack.runtimes.overhead import MIB, Load, Overhead, learned, overhead_of
 from stack.runtimes.warm import prompt_of, wait_ready, warm_up
 from stack.runtimes.wire import exchange
 
@@ -104,15 +104,17 @@ def row(setup: Setup, report: FitReport, found: Footprint, seconds: float) -> st
 
 
 def _learned(loads: list[Load]) -> list[str]:
-    lines = []
-    for runtime, found in learned(loads).items():
-        if any(load.runtime == runtime for load in loads):
-            held = TABLE.get(runtime)
-            before = f"{held.base_bytes >> 20} MiB + {held.share:.0%}" if held else "nothing"
-            lines.append(
-                f"{runtime}: learned {found.base_bytes >> 20} MiB + {found.share:.0%}; the table holds {before}"
-            )
-    return lines
+    known = {load.runtime for load in loads}
+    return [
+        f"{runtime}: learned {_words(found)}; the table holds {_words(overhead_of(runtime))}"
+        for runtime, found in learned(loads).items()
+        if runtime in known
+    ]
+
+
+def _words(overhead: Overhead) -> str:
+    base, slot = overhead.base_bytes / MIB, overhead.slot_bytes / MIB
+    return f"{base:.0f} MiB + {slot:.2f} per slot + {overhead.share:.0%} of the weights"
 
 
 def prepared(folder: Path) -> dict[str, tuple[ModelVersion, Path]]:
@@ -232,5 +234,6 @@ def _load_of(setup: Setup, report: FitReport, found: Footprint) -> Load:
         runtime=setup.runtime,
         weights_bytes=report.weights_bytes,
         kv_bytes=report.kv_bytes or 0,
+        slots=setup.parallel,
         measured_bytes=found.pss_bytes,
     )

