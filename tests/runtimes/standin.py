@@ -23,6 +23,7 @@ class StandIn:
     # faults
     health_status: int = 200
     health_html: bool = False
+    health_body: bytes = b'{"status":"ok"}'
     loading: int = 0  # answers of /health that are 503 before it is ready
     listed: list[str] | None = None
     list_body: bytes | None = None
@@ -88,14 +89,15 @@ class _Handler(BaseHTTPRequestHandler):
             if s.loading > 0:
                 s.loading -= 1
                 return self._send(503, b'{"error":{"message":"Loading model"}}')
-            return self._send(s.health_status, HTML if s.health_html else b'{"status":"ok"}')
+            return self._send(s.health_status, HTML if s.health_html else s.health_body)
         if self.path == "/v1/models":
             names = [s.model] if s.listed is None else s.listed
             rows = {"object": "list", "data": [{"id": name} for name in names]}
             return self._send(200, s.list_body if s.list_body is not None else json.dumps(rows).encode())
         if self.path == "/metrics":
             s.steps += s.steps_each_read
-            return self._send(200, b"# TYPE x counter\nllamacpp:n_decode_total %d\n" % s.steps)
+            vllm = b'vllm:iteration_tokens_total_count{engine="0"} %d.0\n' % s.steps
+            return self._send(200, b"# TYPE x counter\nllamacpp:n_decode_total %d\n" % s.steps + vllm)
         return self._send(404, b"{}")
 
     def do_POST(self) -> None:

@@ -7,22 +7,25 @@ import json
 import re
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from standin import HTML, StandIn
 
 from stack.core.clock import ManualClock, SystemClock
 from stack.core.release import Release
-from stack.runtimes.driver import driver_for
+from stack.runtimes.driver import Driver, driver_for
 from stack.runtimes.health import Health, check_health
 from stack.runtimes.heartbeat import counter, heartbeat
 from stack.runtimes.warm import NeverReady, WarmUpFailed, default_lengths, prompt_of, wait_ready, warm_up
 
-DRIVER = driver_for("llamacpp")
+
+def driver(release: Release) -> Driver:
+    return driver_for(release.runtime.engine)
 
 
 def checked(engine: StandIn, release: Release, progress: Callable[[], int] | None = None) -> Health:
-    return check_health(engine.base, DRIVER, release, timeout_s=0.4, clock=SystemClock(), progress=progress)
+    return check_health(engine.base, driver(release), release, timeout_s=0.4, clock=SystemClock(), progress=progress)
 
 
 def test_a_sound_replica_is_healthy(engine: StandIn, release: Release) -> None:
@@ -34,13 +37,13 @@ def test_a_sound_replica_is_healthy(engine: StandIn, release: Release) -> None:
 
 def test_each_distribution_is_asked_where_it_answers(engine: StandIn, release: Release) -> None:
     checked(engine, release)
-    xllamacpp = release.runtime.distribution == "xllamacpp"
-    assert ("/health" in engine.paths) == xllamacpp
+    knows_itself = release.runtime.distribution != "llama-cpp-python"
+    assert ("/health" in engine.paths) == knows_itself
     # Asked without a name, only an engine that knows its own can answer with the right one.
-    assert ("model" not in engine.requests[0]) == xllamacpp
+    assert ("model" not in engine.requests[0]) == knows_itself
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "status": ({"status": 500}, "completion: HTTP 500"),
     "html with 200": ({"body": HTML}, "completion: 200, but not a chat completion"),
     "gibberish json": ({"body": b'{"x": [1,2]}'}, "completion: 200, but not a chat completion"),
@@ -80,7 +83,7 @@ def test_a_liveness_path_that_does_not_say_yes(field: str, value: object, engine
 def test_nobody_there(release: Release) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        health = check_health(f"http://127.0.0.1:{unused.getsockname()[1]}", DRIVER, release, timeout_s=0.4)
+        health = check_health(f"http://127.0.0.1:{unused.getsockname()[1]}", driver(release), release, timeout_s=0.4)
     assert (health.live, health.listed, health.answered) == (False, False, False)
     assert "liveness: ConnectError" in health.reason
 
@@ -94,11 +97,11 @@ def test_late_but_emitting_tokens_is_healthy(engine: StandIn, release: Release) 
 
 def test_the_engines_own_steps_are_a_heartbeat(engine: StandIn, release: Release) -> None:
     engine.hang = True
-    steps = heartbeat(engine.base, DRIVER, release, clock=SystemClock())
+    steps = heartbeat(engine.base, driver(release), release, clock=SystemClock())
     assert not checked(engine, release, steps).ok
     engine.steps_each_read = 3
-    assert checked(engine, release, steps).ok == (release.runtime.distribution == "xllamacpp")
-    gone = heartbeat("http://127.0.0.1:1", DRIVER, release, clock=SystemClock())
+    assert checked(engine, release, steps).ok == (release.runtime.distribution != "llama-cpp-python")
+    gone = heartbeat("http://127.0.0.1:1", driver(release), release, clock=SystemClock())
     assert gone() == 0
 
 
@@ -123,34 +126,36 @@ def test_progress_excuses_nothing_but_lateness(engine: StandIn, release: Release
 def test_wait_ready_waits_for_all_three(engine: StandIn, release: Release) -> None:
     engine.loading = 3
     clock = ManualClock()
-    assert wait_ready(engine.base, DRIVER, release, deadline_s=60, clock=clock).ok
+    assert wait_ready(engine.base, driver(release), release, deadline_s=60, clock=clock).ok
     waited = clock.monotonic()
-    assert (waited > 0) == (release.runtime.distribution == "xllamacpp")
+    assert (waited > 0) == (release.runtime.distribution != "llama-cpp-python")
 
 
 def test_wait_ready_gives_up_with_the_last_reason(engine: StandIn, release: Release) -> None:
     engine.answer = ""
     clock = ManualClock()
     with pytest.raises(NeverReady, match="within 20 s: completion: 200 with an empty answer") as caught:
-        wait_ready(engine.base, DRIVER, release, deadline_s=20, clock=clock)
+        wait_ready(engine.base, driver(release), release, deadline_s=20, clock=clock)
     assert caught.value.exit_code == 3
     assert clock.monotonic() >= 20
 
 
 def test_wait_ready_without_any_time_is_never_ready(engine: StandIn, release: Release) -> None:
     with pytest.raises(NeverReady, match="never asked"):
-        wait_ready(engine.base, DRIVER, release, deadline_s=0, clock=ManualClock())
+        wait_ready(engine.base, driver(release), release, deadline_s=0, clock=ManualClock())
 
 
 def test_wait_ready_sees_the_process_end(engine: StandIn, release: Release) -> None:
     engine.status = 500
     lives = iter([True, False])
     with pytest.raises(NeverReady, match="its process has ended; last: completion: HTTP 500"):
-        wait_ready(engine.base, DRIVER, release, deadline_s=60, clock=ManualClock(), still_alive=lambda: next(lives))
+        wait_ready(
+            engine.base, driver(release), release, deadline_s=60, clock=ManualClock(), still_alive=lambda: next(lives)
+        )
 
 
 def test_warm_up_measures_every_length(engine: StandIn, release: Release) -> None:
-    evidence = warm_up(engine.base, DRIVER, release, clock=SystemClock(), timeout_s=20)
+    evidence = warm_up(engine.base, driver(release), release, clock=SystemClock(), timeout_s=20)
     assert [step.target_tokens for step in evidence.steps] == [8, 64, 128]
     assert all(0 < step.cold_ttft_s <= step.cold_total_s for step in evidence.steps)
     assert all(request["stream"] for request in engine.requests)
@@ -161,7 +166,7 @@ def test_warm_up_measures_every_length(engine: StandIn, release: Release) -> Non
     assert "8/64/128 prompt tokens" in evidence.summary
 
 
-WARM_FAULTS = {
+WARM_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "too long": ({"longest_prompt": 100}, "at about 128 prompt tokens: HTTP 400"),
     "empty": ({"answer": ""}, "at about 8 prompt tokens: 200 with an empty answer"),
     "cut": ({"stream_end": "cut"}, "ended without"),
@@ -179,7 +184,7 @@ def test_a_fault_at_any_length_refuses_the_replica(engine: StandIn, release: Rel
     for field, value in faults.items():
         setattr(engine, field, value)
     with pytest.raises(WarmUpFailed, match=reason) as caught:
-        warm_up(engine.base, DRIVER, release, clock=SystemClock(), timeout_s=0.6)
+        warm_up(engine.base, driver(release), release, clock=SystemClock(), timeout_s=0.6)
     assert caught.value.exit_code == 3
 
 
