@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from stack.core.clock import Clock
+from stack.store.rows import Lease
 
 TTL_S = 6.0
 """How long a lease lasts: a quarter of it passes between renewals, and all of it until another takes over."""
@@ -29,3 +30,22 @@ class Over(threading.Event):
         if not super().is_set() and self._clock.monotonic() >= self._until:
             self.set()
         return super().is_set()
+
+
+class Watch:
+    """Sees that a lease which somebody else holds is not renewed any more, without asking what time it is.
+
+    Should the database's clock be set back, a dead holder's lease would otherwise end that much later.
+    """
+
+    def __init__(self, clock: Clock, ttl_s: float) -> None:
+        self._clock = clock
+        self._patience = 1.5 * ttl_s
+        self._seen: Lease | None = None
+        self._since = 0.0
+
+    def unmoved(self, lease: Lease | None) -> Lease | None:
+        """``lease`` (as stored now), if it has been exactly that for longer than it lasts; None otherwise."""
+        if lease is None or lease != self._seen:
+            self._seen, self._since = lease, self._clock.monotonic()
+        return lease if self._clock.monotonic() - self._since > self._patience else None

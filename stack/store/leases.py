@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import ColumnElement, and_, exists, false, or_, select
 
 from stack.store.errors import LeaseLost
 from stack.store.rows import Lease
@@ -39,13 +39,15 @@ class LeaseReads(Session):
 class LeaseWrites(LeaseReads):
     """Taking, keeping and giving back leases."""
 
-    def acquire_lease(self, name: str, holder: str, ttl_s: float) -> Lease | None:
+    def acquire_lease(self, name: str, holder: str, ttl_s: float, *, unmoved: Lease | None = None) -> Lease | None:
         """The lease with a new epoch; None while somebody else holds it.
 
         A holder that acquires again (it was restarted) gets a new epoch too: what it did before is fenced off.
+        ``unmoved``: the lease as the caller has seen it for longer than it lasts, by a clock that nobody sets. It is
+        free if it is still exactly that: nobody renews it, and its end lies ahead only as the clock was set back.
         """
         expires = self._dialect.now_s() + _positive(ttl_s)
-        free = or_(leases.c.holder == holder, leases.c.expires_s <= self._dialect.now_s())
+        free = or_(leases.c.holder == holder, leases.c.expires_s <= self._dialect.now_s(), _exactly(unmoved))
         taken = leases.update().where(leases.c.name == name, free)
         if self._write(taken.values(holder=holder, epoch=leases.c.epoch + 1, expires_s=expires)):
             return self.lease(name)
@@ -72,6 +74,14 @@ class LeaseWrites(LeaseReads):
         """Give back whatever ``holder`` holds under this name; false when that is nothing."""
         mine = and_(leases.c.name == name, leases.c.holder == holder, leases.c.expires_s > 0.0)
         return bool(self._write(leases.update().where(mine).values(expires_s=0.0)))
+
+
+def _exactly(seen: Lease | None) -> ColumnElement[bool]:
+    if seen is None:
+        return false()
+    ends = seen.expires_at.timestamp()
+    near = leases.c.expires_s.between(ends - 0.001, ends + 0.001)  # a moment of a Lease is whole microseconds
+    return and_(leases.c.holder == seen.holder, leases.c.epoch == seen.epoch, near)
 
 
 def _positive(ttl_s: float) -> float:
