@@ -23,7 +23,7 @@ from stack.core.names import RolloutId
 from stack.rollout import tables
 from stack.rollout.machine import Done, Failed, Observation, Requested, ServiceView, Transition, step
 from stack.rollout.state import Phase, RolloutState
-from stack.rollout.tenure import TTL_S, Over
+from stack.rollout.tenure import TTL_S, Over, Watch
 from stack.store.errors import LeaseLost, StoreAway
 from stack.store.rows import Lease, RolloutRow, ServiceRow
 from stack.store.store import Store, Transaction
@@ -279,6 +279,7 @@ class Worker:
         self._clock = clock
         self._holder = holder
         self._ttl = ttl_s
+        self._watch = Watch(clock, ttl_s)
         self._stop = threading.Event()
         self._runners: dict[RolloutId, threading.Thread] = {}
 
@@ -317,7 +318,8 @@ class Worker:
     def _acquire(self) -> Lease | None:
         try:
             with self._store.transaction() as tx:
-                return tx.acquire_lease(LEASE, self._holder, self._ttl)
+                unmoved = self._watch.unmoved(tx.lease(LEASE))
+                return tx.acquire_lease(LEASE, self._holder, self._ttl, unmoved=unmoved)
         except StackError as error:
             log.warning("could not ask for the lease yet: %s", error.message)
             return None
