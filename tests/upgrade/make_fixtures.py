@@ -36,6 +36,10 @@ from stack.rollout.state import Phase, RolloutState, Verdict
 from stack.rollout.worker import Context
 
 FIXTURES = Path(__file__).parent / "fixtures"
+PATIENT = {
+    "thresholds": {"max_latency_p95_s": 20.0, "max_ttft_p95_s": 20.0},
+    "timeouts": {"ready_s": 30, "warm_s": 30},
+}
 RUNGS = (Phase.SHIFTING, Phase.HOLDING)
 KEPT = {
     "first": ("planned", "placing", "evaluating", "shifting", "holding", "promoting", "retiring"),
@@ -158,7 +162,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         patch.setattr(wiring, "RolloutPerformer", camera_for)
-        with stand_in.stand_in_stack(Path(folder, "s"), patch) as made:
+        with stand_in.stand_in_stack(Path(folder, "s"), patch, PATIENT) as made:
             assert cameras[0].database == made.files.home / "state.db", "moved"
             story(made, cameras[0])
             write(cameras[0].taken, made.files.stack_yaml)
