@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pathlib import Path
 from demo.hosts.base import base_root
 from demo.hosts.commands import require_namespaces, run, started, wait_for
 from demo.hosts.errors import HostsFailed
-from demo.hosts.machine import Init, Machine, answers, boot, build, mounted, shut
+from demo.hosts.machine import Init, Machine, answers, boot, build, shut
 from demo.hosts.network import Network, connect, make_network, mark_of, remove_network
 
 _READY_S = {"supervisord": 30.0, "systemd": 90.0}
@@ -156,17 +155,13 @@ def down(folder: Path) -> bool:
     if not _record(folder).exists():
         return False
     count = int(json.loads(_record(folder).read_text())["count"])
-    group = status(folder)
-    for host in group.hosts if group else ():
-        shut(group.machine(host), host.pid, host.began) if group else None
+    group, mark = status(folder), mark_of(folder)
+    known = {host.number: host for host in group.hosts} if group else {}
     for number in range(1, count + 1):
-        name = f"h{number}"
-        rest = Machine(name=name, folder=folder / name, init="supervisord", namespace=f"{mark_of(folder)}-{name}")
-        if mounted(rest.folder):
-            shut(rest, 0, 0)
-    remove_network(mark_of(folder), range(1, count + 1))
-    for number in range(1, count + 1):
-        shutil.rmtree(folder / f"h{number}", ignore_errors=True)
+        name, host = f"h{number}", known.get(number)
+        machine = Machine(name=name, folder=folder / name, init="supervisord", namespace=f"{mark}-{name}")
+        shut(machine, host.pid if host else 0, host.began if host else 0)
+    remove_network(mark, range(1, count + 1))
     for name in ("id", "id.pub", "known_hosts", "hosts.json"):
         (folder / name).unlink(missing_ok=True)
     return True

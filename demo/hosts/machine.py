@@ -152,13 +152,20 @@ def shut(machine: Machine, pid: int, began: int) -> None:
         for child, since in inner:
             end(child, since)
         end(pid, began)
+    for left in in_namespace(machine.namespace):  # of an ``up`` that was killed before it could record them
+        end(left, started(left))
     _unmount(machine)
     for group in cgroups(machine.cgroup_name):
         for path in [*sorted((p for p in group.rglob("*") if p.is_dir()), reverse=True), group]:
             with suppress(OSError):
                 path.rmdir()
-    for part in ("upper", "work", "root"):
-        shutil.rmtree(machine.folder / part, ignore_errors=True)
+    shutil.rmtree(machine.folder, ignore_errors=True)
+
+
+def in_namespace(name: str) -> tuple[int, ...]:
+    """The processes in a network namespace; the oldest first, which is the one that all others end with."""
+    listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout
+    return tuple(sorted(map(int, listed.split())))
 
 
 def _unmount(machine: Machine) -> None:

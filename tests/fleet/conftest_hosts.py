@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shlex
 import subprocess
 import tempfile
 import time
@@ -93,11 +92,16 @@ def ask(address: str, port: int, prompt: str = "a b c") -> dict[str, Any]:
     raise AssertionError(f"{address}:{port} never answered")
 
 
+def no_hosts_wanted() -> None:
+    """An expected failure where somebody said that there can be no hosts."""
+    if os.environ.get("STACK_NO_HOSTS") == "1":
+        pytest.xfail("STACK_NO_HOSTS=1: NOTHING OVER SSH WAS TESTED")
+
+
 @pytest.fixture(scope="session")
 def host_group() -> Iterator[HostGroup]:
     """Three hosts under supervisord and one under systemd."""
-    if os.environ.get("STACK_NO_HOSTS") == "1":
-        pytest.xfail("STACK_NO_HOSTS=1: NOTHING OVER SSH WAS TESTED")
+    no_hosts_wanted()
     with tempfile.TemporaryDirectory(prefix="stack-hosts-") as folder:
         try:
             group = up(Path(folder), count=3, systemd=True)
@@ -125,8 +129,3 @@ def reach(host_group: HostGroup, tmp_path: Path) -> Callable[[str], Reached]:
         return Reached(group=host_group, made=made, host=host, door=door)
 
     return reached
-
-
-def quoted(*words: str) -> str:
-    """Words as one shell line."""
-    return shlex.join(words)
