@@ -33,7 +33,7 @@ from stack.registry.admit import register
 from stack.registry.manifest import load_manifest
 from stack.registry.store import ContentStore
 from stack.runtimes.driver import driver_for
-from stack.runtimes.fit import FitReport, preflight_fit
+from stack.runtimes.fit import FitReport, load_of, preflight_fit
 from stack.runtimes.footprint import Footprint, group_footprint
 from stack.runtimes.locks import LOCKS_DIR, locked_runtime
 from stack.runtimes.overhead import MIB, Load, Overhead, learned, overhead_of
@@ -74,8 +74,7 @@ def measure(*, quick: bool) -> Report:
         for number, setup in enumerate(setups(quick=quick)):
             place = Path(folder) / str(number)
             place.mkdir()
-            report, found, seconds = _load(setup, models[setup.quantisation], place)
-            load = _load_of(setup, report, found)
+            report, found, load, seconds = _load(setup, models[setup.quantisation], place)
             loads.append(load)
             rows.append({"setup": str(setup), **report.to_json(), **load.to_json(), "seconds": seconds})
             print(f"fit: {row(setup, report, found, seconds)}", file=sys.stderr, flush=True)
@@ -165,7 +164,7 @@ def environment(runtime: str) -> Path:
     return folder
 
 
-def _load(setup: Setup, found: tuple[ModelVersion, Path], folder: Path) -> tuple[FitReport, Footprint, float]:
+def _load(setup: Setup, found: tuple[ModelVersion, Path], folder: Path) -> tuple[FitReport, Footprint, Load, float]:
     model, files = found
     engine, _, distribution = setup.runtime.partition("/")
     release = Release(
@@ -185,9 +184,10 @@ def _load(setup: Setup, found: tuple[ModelVersion, Path], folder: Path) -> tuple
         seconds = clock.monotonic() - begun
         _use(base, release)
         footprint = group_footprint(process.pid)
-    if footprint is None:
+    load = load_of(release, report, footprint.pss_bytes if footprint else None)
+    if footprint is None or load is None:
         raise BenchFailed(f"{setup} has left before it was looked at")
-    return report, footprint, seconds
+    return report, footprint, load, seconds
 
 
 def _use(base: str, release: Release) -> None:
@@ -227,13 +227,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _load_of(setup: Setup, report: FitReport, found: Footprint) -> Load:
-    return Load(
-        runtime=setup.runtime,
-        weights_bytes=report.weights_bytes,
-        kv_bytes=report.kv_bytes or 0,
-        slots=setup.parallel,
-        measured_bytes=found.pss_bytes,
-    )

@@ -15,7 +15,7 @@ from stack.core.release import Launch, ModelVersion, Release
 from stack.runtimes.machine import available_memory, port_is_free
 from stack.runtimes.overhead import UNKNOWN, Load, Overhead, overhead_of
 
-__all__ = ["FitReport", "fit", "kv_bytes", "port_is_free", "preflight_fit"]
+__all__ = ["FitReport", "fit", "kv_bytes", "load_of", "port_is_free", "preflight_fit"]
 
 KV_ELEMENT_BYTES = 2
 BLOCKS: Mapping[str, int] = MappingProxyType({"vllm": 128})  # tokens; it hands out its cache so, and keeps one itself
@@ -51,6 +51,13 @@ def preflight_fit(
     return fit(
         model.metadata, weights, release.launch, replicas=replicas, available=free, overhead=overhead, block=block
     )
+
+
+def load_of(release: Release, report: FitReport, measured_bytes: int | None) -> Load | None:
+    """What is learned when a release that `report` was about is loaded, warm, and takes so much; None if unknown."""
+    runtime = f"{release.runtime.engine}/{release.runtime.distribution}"
+    body = {"runtime": runtime, "weights_bytes": report.weights_bytes, "kv_bytes": report.kv_bytes}
+    return Load.from_json({**body, "slots": release.launch.parallel, "measured_bytes": measured_bytes})
 
 
 def fit(

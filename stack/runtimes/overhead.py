@@ -37,8 +37,17 @@ class Load:
         return min(self.weights_bytes, self.kv_bytes, self.slots, self.measured_bytes) > 0
 
     def to_json(self) -> dict[str, Any]:
-        """JSON scalars only."""
+        """`Load.from_json(load.to_json()) == load`."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Load | None:
+        """Inverse of `to_json`; None for anything else, which is no evidence."""
+        numbers = {name: body.get(name) for name in ("weights_bytes", "kv_bytes", "slots", "measured_bytes")}
+        if not isinstance(body.get("runtime"), str) or any(type(number) is not int for number in numbers.values()):
+            return None
+        load = cls(runtime=body["runtime"], **numbers)  # type: ignore[arg-type]
+        return load if load.sound else None
 
 
 @dataclass(frozen=True, kw_only=True)

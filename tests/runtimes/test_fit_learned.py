@@ -14,7 +14,7 @@ from releases import release_of
 
 from stack.core.digest import Digest
 from stack.core.release import Artifact, FileEntry, Launch, ModelVersion, RuntimeVersion
-from stack.runtimes.fit import FitReport, preflight_fit
+from stack.runtimes.fit import FitReport, load_of, preflight_fit
 from stack.runtimes.footprint import group_footprint
 from stack.runtimes.overhead import TABLE, UNKNOWN, Load, Overhead, learn, learned, overhead_of
 from stack.runtimes.swap import Pace, plan_swap
@@ -93,6 +93,26 @@ def test_preflight_takes_what_was_learned_and_vllms_blocks() -> None:
     known = preflight_fit(model, release, replicas=1, available=1 << 40, loads=loads)
     assert known.overhead_bytes < 12 * MIB
     assert known.fits
+
+
+@given(st.builds(load, weights=SIZES, kv=SIZES, slots=SLOTS, measured=SIZES, runtime=st.text()))
+def test_a_load_is_read_as_it_was_written(one: Load) -> None:
+    assert Load.from_json(one.to_json()) == one
+
+
+@pytest.mark.parametrize(
+    "change", [{"measured_bytes": 0}, {"measured_bytes": None}, {"slots": True}, {"kv_bytes": 1.5}, {"runtime": 7}]
+)
+def test_what_was_not_measured_is_no_load(change: dict[str, object]) -> None:
+    assert Load.from_json({**load().to_json(), **change}) is None
+    assert Load.from_json({}) is None
+
+
+def test_a_warm_release_is_a_load() -> None:
+    release = release_of("xllamacpp")
+    found = load_of(release, report(10, 20, fits=True), 100)
+    assert found == Load(runtime=RUNTIME, weights_bytes=1, kv_bytes=1, slots=2, measured_bytes=100)
+    assert load_of(release, report(10, 20), None) is None
 
 
 def report(needed: int | None, available: int | None, *, fits: bool = False) -> FitReport:
