@@ -191,6 +191,8 @@ class RolloutSettings:
     """Limits the evidence is held against."""
     replay: Literal["auto", "off"] = setting(OneOf(("auto", "off")), "auto")
     """auto: on a quiet service the eval suite is replayed through the slice. off: only clients' traffic counts."""
+    tolerate_hosts: int = setting(Whole(0, 999), 0)
+    """How many of the hosts may fail while a release is placed: the others go on without them. More: it is put back."""
     timeouts: TimeoutSettings = setting(Section(TimeoutSettings), TimeoutSettings())
     """Bounds of single steps."""
 

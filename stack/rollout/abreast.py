@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from stack.core.errors import StackError
 from stack.rollout.state import Placement
+
+Failure = tuple[tuple[Placement, ...], StackError]
 
 FORKS = 8
 """Hosts at once. Each is an ansible-playbook here: about half a second of one core and 60 MB."""
@@ -19,18 +22,30 @@ def per_host(places: Iterable[Placement]) -> tuple[tuple[Placement, ...], ...]:
     return tuple(hosts.values())
 
 
-def side_by_side(work: Callable[[tuple[Placement, ...]], None], shares: Sequence[tuple[Placement, ...]]) -> None:
-    """Do every share. After a failure no other is begun, those under way are waited for, and the first one is raised.
+def side_by_side(
+    work: Callable[[tuple[Placement, ...]], None],
+    shares: Sequence[tuple[Placement, ...]],
+    *,
+    allowed: int = 0,
+    kind: type[StackError] = StackError,
+) -> tuple[Failure, ...]:
+    """Do every share; those that failed, with why. Up to ``allowed`` failures of ``kind`` are put up with.
 
-    One share alone is done in the calling thread.
+    After one more, or of another kind, no other share is begun, those under way are waited for, and it is raised. One
+    share alone is done in the calling thread.
     """
     if len(shares) < 2:
         for share in shares:
             work(share)
-        return
+        return ()
+    failures: list[Failure] = []
     with ThreadPoolExecutor(max_workers=min(FORKS, len(shares)), thread_name_prefix="host") as pool:
-        begun = [pool.submit(work, share) for share in shares]
-        wait(begun, return_when=FIRST_EXCEPTION)
-        pending = [future for future in begun if not future.cancel()]
-    for future in pending:
-        future.result()
+        begun = {pool.submit(work, share): share for share in shares}
+        for future in as_completed(begun):
+            error = future.exception()
+            if isinstance(error, kind) and len(failures) < allowed:
+                failures.append((begun[future], error))
+            elif error is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise error
+    return tuple(failures)

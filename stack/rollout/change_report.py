@@ -24,7 +24,7 @@ from stack.store.store import Reading, Store, Transaction
 Json = dict[str, Any]
 RECORD = "change.report"
 _OVER = tuple(f"rollout.{phase}" for phase in Phase if phase.final)
-_TOLD = ("verdict", "comparison", "fit", "warm-up", "smoke", "smoke-stable", "operation", "health")
+_TOLD = ("verdict", "comparison", "fit", "warm-up", "smoke", "smoke-stable", "operation", "health", "left-out")
 
 
 class UnknownChangeReport(InvalidInput):

@@ -77,7 +77,7 @@ class Hosts:
 
     def _place(self, state: RolloutState, host: HostName, number: int) -> Placement:
         tail = state.id.removeprefix("ro-")
-        replica = ReplicaId(f"{state.service}-{tail}-{host}-{number}"[:63])
+        replica = replica_id(state.service, tail, host, number)
         with self.store.reading() as tx:
             taken = {r.port for r in tx.replicas(live_only=True) if r.host == host}
         low, high = PORTS
@@ -86,19 +86,28 @@ class Hosts:
                 return Placement(replica=replica, host=self.inventory[host].name, port=port)
         raise NoFreePort(low=low, high=high, host=host)
 
-    def start(self, state: RolloutState, context: Context) -> None:
+    def start(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
         """Install, place and start every replica of the rollout; records what the host says is really loaded.
 
-        Hosts are worked on side by side, one host's replicas one after another.
+        Hosts are worked on side by side, one host's replicas one after another. As many hosts as the settings put up
+        with may fail; they are named, cleaned as far as they can be, and left out. Returns what was started.
         """
         playbook = "deploy.yml" if state.kind == "deploy" else "rollback.yml"
 
         def start_on(places: tuple[Placement, ...]) -> None:
             for place in places:
-                operation = state.operation(f"start-{place.host}-{place.replica[-1]}")
+                operation = state.operation(f"start-{place.host}-{place.replica.rpartition('-')[2]}")
                 self.ensure(operation, playbook, state.release, place, context)
 
-        side_by_side(start_on, per_host(state.placements))
+        shares = per_host(state.placements)
+        allowed = min(self.services[state.service].rollout.tolerate_hosts, len(shares) - 1)
+        failures = side_by_side(start_on, shares, allowed=allowed, kind=HostOperationFailed)
+        lost = {place for share, _ in failures for place in share}
+        for share, error in failures:
+            context.tell("host", f"{share[0].host} is left out: {error.message}", event="failed")
+            context.evidence("left-out", {"host": share[0].host, "reason": error.message})
+        self.drain(state, lost, "left-out", context)
+        return tuple(place for place in state.placements if place not in lost)
 
     def ensure(self, op_id: OperationId, playbook: str, digest: Digest, place: Placement, context: Context) -> None:
         """One replica of a release, running on its host."""
@@ -267,6 +276,14 @@ def _going_on(context: Context) -> Callable[[], bool]:
         return True
 
     return still_alive
+
+
+def replica_id(service: str, tail: str, host: str, number: int) -> ReplicaId:
+    """Readable where it fits; otherwise the names are shortened and told apart by a digest of them."""
+    name = f"{service}-{tail}-{host}-{number}"
+    if len(name) > ReplicaId.longest:
+        name = f"{service[:20]}-{tail}-{Digest.of(f'{service} {host}'.encode()).short}-{number}"
+    return ReplicaId(name)
 
 
 def release_variables(release: Release) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class ServiceView:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """The phase's effect succeeded. ``placements``: what PREFLIGHT chose, or where CHECKING found the LKG running.
+    """The phase's effect succeeded. ``placements``: what PREFLIGHT chose, what PLACING started, or where CHECKING found
+    the last known good running.
 
     ``retire``: replicas of releases that no role needs any more.
     """
@@ -156,8 +157,10 @@ def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
             return _go(placed, replace(service, candidate=state.release), Phase.PLACING)  # 2
         case Phase.CHECKING:
             return _switch(replace(state, placements=seen.placements or ()), service)  # 13
+        case Phase.PLACING if seen.placements == ():
+            return _failed(state, service, "no replica was placed")
         case Phase.PLACING:
-            return _go(state, service, Phase.WARMING)  # 3
+            return _go(_without_lost(state, seen.placements), service, Phase.WARMING)  # 3
         case Phase.WARMING if state.kind == "rollback":
             return _switch(state, service)  # 13
         case Phase.WARMING:
@@ -182,6 +185,15 @@ def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
             return _go(state, service, Phase.ROLLED_BACK if state.kind == "deploy" else Phase.FAILED)  # 10
         case _:
             raise _impossible(state, seen)
+
+
+def _without_lost(state: RolloutState, started: tuple[Placement, ...] | None) -> RolloutState:
+    """3: what could not be placed, where that is put up with, is not part of it any more."""
+    lost = [p for p in state.placements if started is not None and p not in started]
+    if not lost or started is None:
+        return state
+    note = f"left out: {', '.join(sorted({p.host for p in lost}))}"
+    return replace(state, placements=started, notes=(*state.notes, note))
 
 
 def _judged(state: RolloutState, service: ServiceView, seen: Judged) -> Transition:

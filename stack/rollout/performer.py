@@ -79,8 +79,7 @@ class RolloutPerformer:
         return Done(placements=self.hosts.preflight(state, context))
 
     def _placing(self, state: RolloutState, context: Context) -> Observation:
-        self.hosts.start(state, context)
-        return Done()
+        return Done(placements=self.hosts.start(state, context))
 
     def _warming(self, state: RolloutState, context: Context) -> Observation:
         self.hosts.warm(state, context)

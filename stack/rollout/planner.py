@@ -175,6 +175,7 @@ class Planner:
                 "thresholds": asdict(service.rollout.thresholds),
                 "timeouts": asdict(service.rollout.timeouts),
                 "replay": service.rollout.replay,
+                "tolerate_hosts": service.rollout.tolerate_hosts,
             },
             playbooks=playbooks_digest(self.playbooks),
             policy=basis.policy,

@@ -70,14 +70,17 @@ def _target(row: ReplicaRow, release: Release, addresses: Mapping[str, str]) -> 
 def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tuple[ReplicaRow, ...]:
     """The service's replica rows that the transition ``before -> state.phase`` changes.
 
-    Warm: own replicas become ready. Promotion: candidate -> stable, stable -> lkg, lkg -> retired. Rollback by hand:
-    lkg -> stable, stable -> retired. After cleaning and retiring: stopped.
+    Placed: those that were left out have failed. Warm: own replicas become ready. Promotion: candidate -> stable,
+    stable -> lkg, lkg -> retired. Rollback by hand: lkg -> stable, stable -> retired. After cleaning and retiring:
+    stopped.
     """
     if state.phase is before:
         return ()
     own = {p.replica for p in state.placements}
     retired = {p.replica for p in state.retire}
     changed = list(rows)
+    if before is Phase.PLACING and state.phase is Phase.WARMING:
+        changed = [_left_out(r, state) for r in changed]
     if before is Phase.WARMING and state.phase in (Phase.SMOKING, Phase.SWITCHING):
         changed = [replace(r, state="ready") if r.id in own else r for r in changed]
     if state.phase is Phase.PROMOTING:
@@ -89,6 +92,13 @@ def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tu
     if before is Phase.RETIRING and state.phase.final:
         changed = [replace(r, state="stopped", slice="retired") if r.id in retired else r for r in changed]
     return tuple(new for old, new in zip(rows, changed, strict=True) if new != old)
+
+
+def _left_out(row: ReplicaRow, state: RolloutState) -> ReplicaRow:
+    """A replica that this rollout meant to start and could not: nobody waits for it or routes to it."""
+    own = {p.replica for p in state.placements}
+    mine = row.release == state.release and row.state == "starting" and row.id not in own
+    return replace(row, state="failed", slice="retired") if mine else row
 
 
 def _role(row: ReplicaRow, own: set[ReplicaId], moves: Mapping[str, str]) -> ReplicaRow:

@@ -141,7 +141,7 @@ def judged(before: Wellness, look: Look, limits: Limits) -> Wellness:
     state = replace(before, looked_at=look.at)
     if look.at - before.looked_at > limits.gap_s:  # 1
         why = f"nobody looked for {look.at - before.looked_at:.0f} s"
-        return replace(first_seen(look.at), reason=why, proven=before.proven, loading_since=before.loading_since)
+        return replace(_cleared(state, Condition.SUSPECT, why), heard_from=look.at)
     if look.answers > 0:
         state = replace(state, moved_at=look.at, proven=True, loading_since=None)
     probe = look.probe if look.probe is not None and look.probe.began >= state.heard_from else None
@@ -218,21 +218,22 @@ def loading(state: Wellness, age_s: float | None, ready_s: float, at: float) -> 
     if age_s >= (at - state.moved_at if state.proven else ready_s):
         return state
     why = f"started {max(age_s, 0):.0f} s ago: {state.reason}"
-    return replace(_cleared(state, Condition.LOADING, why), loading_since=since)
+    return replace(_cleared(state, Condition.LOADING, why), loading_since=since, looked_at=at)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """Why a sick replica is not started again now. ``for_good``: until somebody has looked."""
+    """Why a sick replica is not started again now. ``for_good``: until somebody has looked; ``told``: they know."""
 
     reason: str
     for_good: bool = False
+    told: bool = False
 
 
 def held_back(attempts: Sequence[datetime], alerted: bool, now: datetime, limits: Limits) -> Held | None:
     """None: it may be started again now. ``attempts``: when that was begun before; ``alerted``: the alert is open."""
     if alerted:
-        return Held(reason="people were asked to look at it", for_good=True)
+        return Held(reason="people were asked to look at it", for_good=True, told=True)
     recent = sorted(a for a in attempts if now - a < timedelta(seconds=limits.attempts_within_s))
     if len(recent) >= limits.attempts:
         minutes = limits.attempts_within_s / 60

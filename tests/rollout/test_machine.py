@@ -181,6 +181,14 @@ def test_preflight_without_a_place_is_a_failure() -> None:
     assert drive(*begin(), Done(), Done()).state.phase is Phase.ROLLED_BACK
 
 
+def test_hosts_that_could_not_be_placed_are_left_out_and_named() -> None:
+    other = replace(PLACE, replica=ReplicaId("tiny-a-gpu1-0"), host=HostName("gpu1"))
+    at = drive(*begin(), Done(), Done(placements=(PLACE, other)), Done(placements=(PLACE,)))
+    assert (at.state.phase, at.state.placements, at.state.notes) == (Phase.WARMING, (PLACE,), ("left out: gpu1",))
+    none = drive(*begin(), Done(), Done(placements=(PLACE, other)), Done(placements=()))
+    assert (none.state.phase, none.state.placements) == (Phase.CLEANING, (PLACE, other))
+
+
 def test_a_final_rollout_moves_no_more() -> None:
     at = drive(*begin(), Done(), Failed(reason="no"))
     assert at.state.phase.final

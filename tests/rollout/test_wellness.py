@@ -252,7 +252,7 @@ def test_restarts_wait_longer_each_time_and_end(attempts: list[datetime], held: 
 
 
 def test_who_was_handed_to_people_is_theirs() -> None:
-    assert held_back([], True, NOW, LIMITS) == Held(reason="people were asked to look at it", for_good=True)
+    assert held_back([], True, NOW, LIMITS) == Held(reason="people were asked to look at it", for_good=True, told=True)
 
 
 @given(st.lists(st.floats(0, 5_000), max_size=40))

@@ -1,0 +1,119 @@
+"""Hosts that fail while a release is placed: put up with as far as the settings say, named, cleaned, left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_worker import CLOCK, NEW, begin
+
+from stack.core.names import HostName
+from stack.fleet.values import Host, Operation, OperationResult
+from stack.rollout.hosts import HostOperationFailed, Hosts, replica_id
+from stack.rollout.state import Phase, Placement, RolloutState
+from stack.rollout.tables import placed, recast
+from stack.store.store import Store
+
+
+@dataclass
+class Door:
+    """Fails on some hosts; remembers what was done where."""
+
+    failing: frozenset[str]
+    status: str = "unreachable"
+    done: list[tuple[str, str]] = field(default_factory=list)
+
+    def run(self, op: Operation, **_: object) -> OperationResult:
+        self.done.append((op.playbook, op.host.name))
+        if op.host.name in self.failing:
+            return OperationResult(status=self.status, message="no route")  # type: ignore[arg-type]
+        row = {"id": op.variables["replica_id"], "state": "running", "release_digest": str(NEW.digest)}
+        return OperationResult(status="done", observed={"replicas": [row]})
+
+
+class Context:
+    epoch = 1
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def tell(self, kind: str, text: str, **data: Any) -> None:
+        self.told.append(text)
+
+    def evidence(self, kind: str, body: Any) -> None:
+        return None
+
+    def check(self) -> None:
+        return None
+
+
+def started(tmp_path: Path, count: int, failing: set[int], tolerate: int) -> tuple[Any, Door, Context, Any]:
+    names = [HostName(f"h{n}") for n in range(count)]
+    places = tuple(Placement(replica=replica_id("tiny", "a", h, 0), host=h, port=20000) for h in names)
+    store = Store.open(tmp_path / "state.db", CLOCK)
+    rollout = begin(store)
+    door, context = Door(frozenset(f"h{n}" for n in failing)), Context()
+    settings: Any = SimpleNamespace(
+        rollout=SimpleNamespace(tolerate_hosts=tolerate, timeouts=SimpleNamespace(place_s=5.0))
+    )
+    hosts = Hosts(
+        store=store,
+        door=door,  # type: ignore[arg-type]
+        content=SimpleNamespace(materialise=lambda _: tmp_path),  # type: ignore[arg-type]
+        services={"tiny": settings},  # type: ignore[dict-item]
+        inventory={h: Host(name=h, root="/opt/stack") for h in names},
+        clock=CLOCK,
+    )
+    with store.reading() as tx:
+        state = RolloutState.from_json(dict(tx.rollout(rollout).state))
+    state = replace(state, phase=Phase.PLACING, placements=places)
+    with store.transaction() as tx:
+        for row in placed(state, (), CLOCK.now()):
+            tx.put_replica(row)
+    try:
+        return hosts.start(state, context), door, context, (store, state)  # type: ignore[arg-type]
+    except HostOperationFailed as error:
+        return error, door, context, (store, state)
+
+
+@pytest.mark.parametrize(
+    ("count", "failing", "tolerate", "left"),
+    [
+        (3, {1}, 1, 2),
+        (3, {1}, 0, None),
+        (3, {0, 2}, 1, None),
+        (3, {0, 2}, 2, 1),
+        (1, {0}, 5, None),
+        (3, {0, 1, 2}, 9, None),
+    ],
+)
+def test_as_many_as_the_settings_put_up_with(
+    tmp_path: Path, count: int, failing: set[int], tolerate: int, left: int | None
+) -> None:
+    outcome, door, context, (store, state) = started(tmp_path, count, failing, tolerate)
+    if left is None:
+        assert isinstance(outcome, HostOperationFailed)
+        assert outcome.facts["host"] in {f"h{n}" for n in failing}
+    else:
+        assert len(outcome) == left
+        assert not {p.host for p in outcome} & {f"h{n}" for n in failing}
+        assert {host for playbook, host in door.done if playbook == "drain.yml"} == {f"h{n}" for n in failing}
+        assert all(any(f"h{n} is left out" in text for text in context.told) for n in failing)
+        after = replace(state, phase=Phase.WARMING, placements=outcome)
+        with store.reading() as tx:
+            rows = tx.replicas(service="tiny")
+        lost = {row.id for row in recast(Phase.PLACING, after, rows) if row.state == "failed"}
+        assert lost == {p.replica for p in state.placements if p not in outcome}
+    store.close()
+
+
+@given(st.text("ab-", min_size=1, max_size=63), st.integers(0, 63), st.integers(0, 63))
+def test_replica_ids_never_meet(host: str, one: int, other: int) -> None:
+    first, second = replica_id("tiny" * 10, "0123456789", host, one), replica_id("tiny" * 10, "0123456789", host, other)
+    assert (first == second) is (one == other)
+    assert first.rpartition("-")[2] == str(one)
