@@ -31,6 +31,7 @@ from stack.core.errors import Conflict, Unavailable
 from stack.core.names import RolloutId
 from stack.registry.store import ContentStore
 from stack.rollout.gatekeeper import Ask, Refusals, requester_of
+from stack.rollout.monitor import Monitor
 from stack.rollout.observing import Observer
 from stack.rollout.plan import Plan
 from stack.rollout.planner import Planner
@@ -38,7 +39,7 @@ from stack.rollout.reconcile import Reconciler
 from stack.rollout.report import Reporter
 from stack.rollout.state import Phase, RolloutState
 from stack.rollout.status import differences, rollout_json
-from stack.rollout.worker import REQUEST, Worker
+from stack.rollout.worker import REQUEST, Leadership, Worker
 from stack.store.errors import RolloutOpen
 from stack.store.rows import RolloutRow, ServiceRow
 from stack.store.store import Store
@@ -81,6 +82,7 @@ class StackOperator:
     reporter: Reporter
     worker: Worker
     reconciler: Reconciler
+    monitor: Monitor
     access: AccessDesk
     changes: ChangeDesk
     records: RecordsDesk
@@ -99,13 +101,18 @@ class StackOperator:
             self.policy_watch.tick()
             self.reconciler.tick()
 
-        hooks = (self.reconciler.on_lead, tick)
+        def on_lead(lead: Leadership) -> None:
+            self.reconciler.on_lead(lead)
+            self.monitor.led(lead)
+
+        hooks = (on_lead, tick)
         threading.Thread(target=self.worker.run, args=hooks, name="worker", daemon=True).start()
         self.checkpointer.start()
 
     def stop(self) -> None:
         """Stop driving and give the lease back; open rollouts go on with the next start."""
         self.worker.stop()
+        self.monitor.stop()
         self.checkpointer.stop()
 
     def status(self) -> Json:

@@ -42,6 +42,7 @@ from stack.rollout.gatekeeper import Gatekeeper, Refusals
 from stack.rollout.gates import Gates, GatewayAccess
 from stack.rollout.holding import Holding
 from stack.rollout.hosts import Hosts
+from stack.rollout.monitor import Monitor
 from stack.rollout.observing import Observer
 from stack.rollout.performer import RolloutPerformer
 from stack.rollout.planner import Planner
@@ -153,6 +154,7 @@ def _wired(
         reconciler=Reconciler(
             store=store, hosts=hosts, routes=routes, authority=authority, inventory=inventory, clock=clock
         ),
+        monitor=Monitor(store=store, control=control, hosts=hosts, authority=authority, clock=clock),
         access=AccessDesk(
             store=store,
             shared=_shared_token(settings, source),

@@ -33,11 +33,13 @@ TEST = Caller(name="test", roles=frozenset({"admin"}))
 
 @dataclass
 class StandInHost:
-    """``fault``: the faulty server's options for what is started from now on."""
+    """``fault``: the faulty server's options for what is started from now on. ``started``: what the host says of when
+    a replica's process began."""
 
     fault: tuple[str, ...] = ()
     running: dict[str, tuple[subprocess.Popen[str], Json]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
+    started: dict[str, str] = field(default_factory=dict)
     epoch: int = 0
 
     def run(
@@ -51,6 +53,8 @@ class StandInHost:
         if op.epoch < self.epoch:
             return OperationResult(status="fenced", message=f"epoch {op.epoch} is lower than {self.epoch}")
         self.epoch = op.epoch
+        if op.playbook == "observe.yml":
+            return OperationResult(status="done", observed=self._observed())
         replica = str(op.variables["replica_id"])
         if str(op.op_id) not in self.done:
             if op.playbook == "drain.yml":
@@ -76,7 +80,7 @@ class StandInHost:
                 "port": wanted["port"],
                 "artifact_digest": wanted["artifact_digest"],
                 "release_digest": wanted["release_digest"],
-                "started_at": "",
+                "started_at": self.started.get(replica, ""),
                 "restarts": 0,
             }
             for replica, (process, wanted) in self.running.items()
@@ -162,7 +166,11 @@ def hello_suite(path: Path, tests: int) -> Path:
 
 @contextmanager
 def stand_in_stack(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, rollout: Json | None = None, tests: int = 60
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rollout: Json | None = None,
+    tests: int = 60,
+    service: Json | None = None,
 ) -> Iterator[StandInStack]:
     """Running, with nothing deployed yet."""
     folder.mkdir()
@@ -170,7 +178,7 @@ def stand_in_stack(
     limits = {"max_latency_p95_s": 1.2, "max_ttft_p95_s": 1.2, **(rollout or {}).pop("thresholds", {})}
     quick = {"timeouts": {"ready_s": 4, "warm_s": 6}, "thresholds": limits, **(rollout or {})}
     one, two = free_ports(2)
-    path = stack_file(folder, quick, {})
+    path = stack_file(folder, quick, service or {})
     settings = yaml.safe_load(path.read_text())
     settings["services"][0]["suites"] = suites
     path.write_text(yaml.safe_dump(settings))
