@@ -39,7 +39,7 @@ def _environment(case: Case) -> tuple[Ask, str]:
 
 
 def _unknown_environment(case: Case) -> tuple[Ask, str]:
-    return replace(case.ask, environment=case.rnd.choice(("moon", "PRODUCTION", "", "prod"))), ""
+    return replace(case.ask, environment=case.rnd.choice(("moon", "PRODUCTION", "nowhere", "prod"))), ""
 
 
 def _change(case: Case) -> tuple[Ask, str]:
