@@ -191,4 +191,4 @@ def test_a_bake_lasts_as_long_as_it_says_though_the_clock_is_set(tmp_path: Path,
         clock.offset += timedelta(hours=hours)
 
     clock.sleep = jump  # type: ignore[method-assign]
-    assert bake(tmp_path, clock) == bake(tmp_path, ManualClock()) == (pytest.approx(60, abs=0.3), "inconclusive")
+    assert bake(tmp_path, clock) == bake(tmp_path, ManualClock()) == (pytest.approx(60, abs=0.3), "INCONCLUSIVE")

@@ -137,6 +137,24 @@ def test_leases(store: Store, place: Place) -> None:
         assert tx.acquire_lease("orchestrator", "b", 60)
 
 
+def test_a_lease_that_was_seen_unrenewed_is_free_only_while_it_is_exactly_that(store: Store, place: Place) -> None:
+    """The clock was set back by an hour: what is left of the lease is an hour, and its holder is dead."""
+    with store.transaction() as tx:
+        tx.acquire_lease("orchestrator", "a", 60)
+    place.let_pass(-3600)
+    with store.transaction() as tx:
+        seen = tx.lease("orchestrator")
+        assert seen
+        assert tx.acquire_lease("orchestrator", "b", 60) is None
+        for other in (replace(seen, epoch=2), replace(seen, holder="c"), replace(seen, expires_at=WHEN)):
+            assert tx.acquire_lease("orchestrator", "b", 60, unmoved=other) is None
+        renewed = tx.renew_lease(seen, 60)
+        assert tx.acquire_lease("orchestrator", "b", 60, unmoved=seen) is None
+        taken = tx.acquire_lease("orchestrator", "b", 60, unmoved=renewed)
+        assert taken and taken.epoch == 2
+        assert (taken.expires_at - renewed.expires_at).total_seconds() < 30
+
+
 def test_replicas_and_ports(store: Store) -> None:
     with store.transaction() as tx:
         tx.put_release(RELEASE)
