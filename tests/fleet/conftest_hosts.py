@@ -44,13 +44,14 @@ class Reached:
         variables: Mapping[str, Any] | None = None,
         *,
         epoch: int = 1,
+        check: bool = False,
         on_event: Callable[[HostEvent], None] | None = None,
     ) -> OperationResult:
         """One operation through the door."""
         operation = Operation(
             op_id=OperationId(name), epoch=epoch, host=self.host, playbook=playbook, variables=dict(variables or {})
         )
-        return self.door.run(operation, on_event=on_event)
+        return self.door.run(operation, check=check, on_event=on_event)
 
     def shell(self, command: str) -> str:
         """Run something on the host as root, over an SSH connection of the test's own."""

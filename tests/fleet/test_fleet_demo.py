@@ -18,7 +18,7 @@ from conftest_hosts import no_hosts_wanted
 from demo.hosts.machine import mounted
 from demo.hosts.network import mark_of
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(480)]
 
 
 def hosts(verb: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from conftest_hosts import ROOT, Reached, ask
 
 from stack.fleet import HostEvent
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(480)]
 Reach = Callable[[str], Reached]
 
 
@@ -41,6 +41,11 @@ def test_the_whole_life_of_a_replica(reach: Reach, name: str) -> None:
     host = reach(name)
     manager = host.made.init
     assert host.run("look-0", "observe.yml").observed["replicas"] == []
+    dry = host.run("dry", "deploy.yml", host.launch(21001), check=True)
+    assert dry.status == "done", dry.message
+    installs = ["install"] if manager == "systemd" else ["install", "install"]
+    assert [line.split()[0] for line in dry.would] == [*installs, "place", "start"]
+    assert host.shell(f"ls -d {ROOT} /etc/systemd/system/inference-* 2>/dev/null || true") == ""
     events: list[HostEvent] = []
     launch = host.launch(21001)
     deployed = host.run("deploy-1", "deploy.yml", launch, on_event=events.append)

@@ -21,7 +21,7 @@ from conftest_fleet import REPOSITORY
 from demo.fleet import prepare
 from demo.hosts import HostGroup
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(480)]
 STACKCTL = Path(sys.executable).with_name("stackctl")
 
 
@@ -38,7 +38,7 @@ class Stack:
     def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run stackctl to its end."""
         command = [str(STACKCTL), *words]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=240)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=400)
 
     def done(self, *words: str) -> str:
         """Run stackctl, which must succeed; what it printed."""
