@@ -1,8 +1,10 @@
-"""From what ``stack.yaml`` and the environment say about the state database to the open store."""
+"""From what ``stack.yaml`` and the environment say about the state database to the open store and a name in it."""
 
 from __future__ import annotations
 
 import logging
+import secrets
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,3 +49,16 @@ def open_store(
         wait_s=WAIT_S,
         say=log.warning,
     )
+
+
+def holder_of(home: Home) -> str:
+    """The name under which this state directory's control plane holds the lease: the same after every restart, and no
+    other's, though machines made from one image may have one host name and one path. Called by its only process."""
+    path = home.run / "instance"
+    known = path.read_text(encoding="ascii", errors="replace").strip() if path.is_file() else ""
+    if not known:
+        known = secrets.token_hex(8)
+        new = path.with_suffix(".new")
+        new.write_text(known + "\n", encoding="ascii")
+        new.replace(path)
+    return f"{socket.gethostname()}/{home.root}/{known}"
