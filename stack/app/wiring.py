@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any
 
 from stack.app.access import AccessDesk, check_shared
 from stack.app.changes import ChangeDesk
-from stack.app.database import open_store
+from stack.app.database import holder_of, open_store
 from stack.app.machines import MachineDesk
 from stack.app.models import ModelDesk
 from stack.app.operator import StackOperator
@@ -140,7 +139,7 @@ def _wired(
     reporter = Reporter(store=store, root=home.evidence)
     records, checkpointer = _log(home, settings, store, source, clock)
     observer = Observer(store=store, control=control, hosts=hosts, inventory=inventory, gateway_url=url, clock=clock)
-    holder = f"{socket.gethostname()}/{home.root}"
+    holder = holder_of(home)
     return StackOperator(
         home=home,
         ports=ports,
