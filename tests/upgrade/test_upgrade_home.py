@@ -5,6 +5,7 @@ That release is not here to be run: ``try_upgrade.py`` does so, with real engine
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -56,6 +57,17 @@ def test_up_makes_what_is_new_and_says_what_it_lacks(stack: RunningStack) -> Non
     shutil.copytree(REPOSITORY / "policies", stack.stack_yaml.parent / "policies")
     assert stack.ctl("plan").returncode == 0, "what is put there counts at once"
     assert stack.must("up", "--stack", str(stack.stack_yaml))["control_plane"]["started"] is False
+
+
+def test_while_the_release_before_runs_its_database_is_left_alone(stack: RunningStack) -> None:
+    """Both hold the same lock, before the database is opened."""
+    before = rows(stack.home / "state.db")
+    with (stack.home / "run" / "control-plane.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = stack.ctl("up", "--stack", str(stack.stack_yaml))
+    assert refused.returncode == 5
+    assert "Another control plane works on" in refused.stderr
+    assert rows(stack.home / "state.db") == before
 
 
 @pytest.mark.parametrize("name", sorted(dumps())[::9])

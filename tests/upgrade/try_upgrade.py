@@ -11,7 +11,6 @@ counts; leaves with 1 if a request failed. ``RUNTIMES``: a directory with instal
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sqlite3
 import subprocess
@@ -24,6 +23,7 @@ import yaml
 sys.path.append(str(Path(__file__).parents[1] / "faults"))
 
 from clients import PlainClients
+from older import rows
 from running_stack import MODELS, REPOSITORY, RunningStack, until
 
 KILL_IN = ("placing", "warming", "evaluating", "holding", "promoting")
@@ -75,7 +75,7 @@ def take_over(stack: RunningStack, checkout: Path, phase: str) -> str:
         f"killed in {found}: {ended['phase']} ({ended['reason'][:70]}); schema {schema}; {secrets}; {table}", flush=True
     )
     verify = stack.ctl("audit", "verify")
-    print(f"   audit verify: exit {verify.returncode}: {verify.stdout.strip()[:100]}", flush=True)
+    print(f"   audit verify: exit {verify.returncode}: {verify.stdout.splitlines()[:1]}", flush=True)
     return str(ended["phase"])
 
 
@@ -132,10 +132,9 @@ def back(stack: RunningStack, checkout: Path, folder: Path) -> None:
         said = stack.ctl(*words)
         print(f"without policies: stackctl {words[0]}: exit {said.returncode} {said.stderr.strip()[:300]}", flush=True)
     stack.kill("control-plane")
-    wal = [stack.home / f"state.db{tail}" for tail in ("", "-wal")]
-    digests = [hashlib.sha256(p.read_bytes()).hexdigest() if p.exists() else "" for p in wal]
+    found = rows(stack.home / "state.db")
     refused = older(stack, checkout, "up", "--stack", str(stack.stack_yaml))
-    same = digests == [hashlib.sha256(p.read_bytes()).hexdigest() if p.exists() else "" for p in wal]
+    same = found == rows(stack.home / "state.db")
     print(
         f"the release before: exit {refused.returncode}, unchanged {same}: {refused.stderr.strip()[-300:]}", flush=True
     )
