@@ -17,6 +17,7 @@ from typing import Any
 
 from stack.audit.append import append
 from stack.audit.record import AuditRecord
+from stack.config.policies import NoPolicies, PoliciesInvalid
 from stack.core.clock import Clock, unstamp
 from stack.core.errors import StackError, Unavailable
 from stack.core.names import OperationId
@@ -146,13 +147,20 @@ class Restarter:
             tx.check_lease(context.lead.lease)
             if not serves(tx, row):
                 return False
-            refusal = self.authority.may_restore(tx, row.service, row.id)
+            refusal = self._refusal(tx, row)
             body = self._body(row, found, found.reason)
             self._record(tx, row, RESTART, BEGUN, body)
             if refusal is not None:
                 self._record(tx, row, RESTART, refusal, body)
         log.warning("%s is sick (%s): %s", row.id, found.reason, refusal or "starting it again")
         return refusal is None
+
+    def _refusal(self, tx: Reading, row: ReplicaRow) -> str | None:
+        """Policies that can't be read allow nothing."""
+        try:
+            return self.authority.may_restore(tx, row.service, row.id)
+        except (NoPolicies, PoliciesInvalid) as error:
+            return error.message
 
     def _again(self, row: ReplicaRow, context: Underway) -> str:
         self._stop(row, context)
