@@ -31,6 +31,7 @@ from stack.rollout.change_report import ChangeReporter
 from stack.rollout.gatekeeper import Gatekeeper
 from stack.rollout.machine import Done, Judged, Observation
 from stack.rollout.state import Phase, Placement, RolloutState, Verdict
+from stack.rollout.status import rollout_json
 from stack.rollout.worker import REQUEST, Context, Worker
 from stack.store.store import Store
 
@@ -283,6 +284,21 @@ def driven(name: str, folder: Path, environment: str, policies: Path) -> tuple[R
         assert verify(tx.audit_rows(1, 100_000)).ok
     store.close()
     return end, script
+
+
+def test_what_is_over_can_still_be_looked_at(tmp_path: Path) -> None:
+    """Rollouts of before have no change, no requester and no environment; a report of one says so."""
+    store = Store.open(restore("cold-checking", tmp_path / "state.db"), CLOCK)
+    with store.reading() as tx:
+        found = tx.rollouts(limit=100)
+    over = [row for row in found if row.closed]
+    assert len(over) == 9
+    for row in over:
+        assert rollout_json(row, None)["state"] == row.phase
+        report = ChangeReporter(store=store, clock=CLOCK).report(str(row.id))
+        assert (report["recorded"], report["report"]["rollouts"][0]["ended"]) == (None, row.phase)
+        assert f"{row.id}: {row.phase}" in report["markdown"]
+    store.close()
 
 
 def test_every_phase_that_the_release_before_had_is_here() -> None:

@@ -1,7 +1,7 @@
 """An upgrade with real processes and real engines: the release before serves and rolls out, this one takes over.
 
     git worktree add /tmp/older 7617985
-    python tests/upgrade/try_upgrade.py /tmp/older [RUNTIMES]
+    python tests/upgrade/try_upgrade.py /tmp/older [RUNTIMES [PHASE...]]
 
 Clients ask all the while. In each round the control plane of the release before is killed (SIGKILL, by its pid) in the
 middle of a rollout and this release's is started in its place, over the gateway and the replicas that go on running;
@@ -90,7 +90,7 @@ def main() -> int:
         policies = settings.pop("policies")
         stack.stack_yaml.write_text(yaml.safe_dump(settings))  # the release before knows no policies
         try:
-            for phase in KILL_IN:
+            for phase in sys.argv[3:] or KILL_IN:
                 failures += one_round(stack, checkout, phase, Path(policies), Path(folder))
             back(stack, checkout, Path(folder))
         finally:
