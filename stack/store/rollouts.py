@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
@@ -13,6 +14,8 @@ from stack.store.leases import LeaseReads
 from stack.store.rows import Lease, RolloutRow
 from stack.store.schema import rollouts
 from stack.store.session import as_json, as_text
+
+_LEAST = timedelta(microseconds=1)
 
 
 class RolloutReads(LeaseReads):
@@ -44,9 +47,15 @@ class RolloutWrites(RolloutReads):
     """Beginning and advancing rollouts."""
 
     def insert_rollout(self, row: RolloutRow) -> RolloutRow:
-        """A new rollout, as given; raises RolloutOpen while its service has an open one (an index backs that up)."""
+        """A new rollout; raises RolloutOpen while its service has an open one (an index backs that up).
+
+        It comes after the service's others: if the clock was set back, it is dated just after the newest of them.
+        """
         for other in self.rollouts(1, service=row.service, open_only=True):
             raise RolloutOpen(service=str(row.service), rollout=str(other.id))
+        for newest in self.rollouts(1, service=row.service):
+            if row.created_at <= newest.created_at:
+                row = replace(row, created_at=newest.created_at + _LEAST)
         fixed = {"id": str(row.id), "service": str(row.service), "kind": row.kind, "version": row.version}
         self._write(rollouts.insert().values(**fixed, created_at=stamp(row.created_at), **_changing(row)))
         return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -76,6 +77,18 @@ def test_a_second_open_rollout_is_refused_with_the_first_ones_name(store: Store)
         assert [r.id for r in tx.rollouts(10)] == ["ro-cccccccccc", "ro-bbbbbbbbbb", "ro-aaaaaaaaaa"]
         assert [r.id for r in tx.rollouts(10, service="tiny", open_only=True)] == ["ro-cccccccccc"]
         assert [r.id for r in tx.rollouts(1)] == ["ro-cccccccccc"]
+
+
+def test_what_came_later_is_the_newest_though_the_clock_was_set_back(store: Store) -> None:
+    names = ["ro-cccccccccc", "ro-bbbbbbbbbb", "ro-aaaaaaaaaa"]
+    with store.transaction() as tx:
+        lease = tx.acquire_lease("orchestrator", "me", 60)
+        assert lease
+        for hours, name in enumerate(names):
+            made = tx.insert_rollout(rollout(name, created_at=WHEN - timedelta(hours=hours)))
+            assert tx.rollout(name) == made
+            tx.save_rollout(replace(made, closed=True), expected_version=1, lease=lease)
+        assert [r.id for r in tx.rollouts(10, service="tiny")] == names[::-1]
 
 
 def test_a_rollout_is_saved_only_from_its_latest_version_and_under_the_lease(store: Store, place: Place) -> None:
