@@ -1,4 +1,4 @@
-"""``python -m bench [registry|gateway|rollout|memory|audit|fit|all] [--quick]``: measures and prints one table.
+"""``python -m bench [registry|gateway|rollout|memory|audit|fit|fleet|all] [--quick]``: measures and prints one table.
 
 What was found is kept in bench/out/*.json. Ends with 0 whenever it could measure: figures are not tests, and what is
 over its target says OVER.
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import audit, fit, memory, rollout
+from bench import audit, fit, fleet, memory, rollout
 from bench.figures import OUT, Figure, Report, machine, table
 from bench.stage import ROOT, BenchFailed
 
-BENCHES = ("registry", "gateway", "rollout", "memory", "audit", "fit")
+BENCHES = ("registry", "gateway", "rollout", "memory", "audit", "fit", "fleet")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         "memory": lambda: memory.measure(quick=given.quick),
         "audit": lambda: audit.measure(quick=given.quick),
         "fit": lambda: fit.measure(quick=given.quick),
+        "fleet": lambda: fleet.measure(quick=given.quick),
     }
     failed = 0
     figures: list[Figure] = []

@@ -39,10 +39,10 @@ from bench.stage import ROOT, BenchFailed, Stage, free_ports
 from bench.standin import ANSWER, StandInDoor
 from bench.timeline import moment
 from stack.app import open_operator
-from stack.core.caller import Caller
 from stack.app.operator import StackOperator
 from stack.cli.setup import prepare
 from stack.config.home import Home, Ports
+from stack.core.caller import Caller
 from stack.gateway.control import GatewayControl
 from stack.gateway.errors import GatewayUnavailable
 from stack.rollout.holding import limits_of
@@ -97,7 +97,7 @@ def measure(*, rounds: int) -> Report:
         door = StandInDoor(log=place / "replicas.log")
         held.callback(door.close)
         home = Home(where.home)
-        held.enter_context(_gateway(where, home))
+        held.enter_context(gateway_process(where, home))
         _deploy_first(place, home, where, door)
         load = held.enter_context(_load(where))
         with _operator(place, STACK, home, where, door) as operator:
@@ -153,13 +153,13 @@ def _round(
 class Events:
     """The events of one rollout, as an operator's watch gets them."""
 
-    def __init__(self, operator: StackOperator, rollout: str) -> None:
-        self._operator, self._rollout = operator, rollout
+    def __init__(self, operator: StackOperator, rollout: str, patience_s: float = PATIENCE_S) -> None:
+        self._operator, self._rollout, self._patience_s = operator, rollout, patience_s
         self.seen: list[dict[str, Any]] = []
 
     def wait(self, wanted: Any) -> dict[str, Any]:
         """The first event that is wanted."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._patience_s
         while time.monotonic() < deadline:
             for event in self._more():
                 if wanted(event):
@@ -170,7 +170,7 @@ class Events:
 
     def wait_closed(self) -> None:
         """Until the rollout is over."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._patience_s
         while not self.closed:
             if time.monotonic() > deadline:
                 raise BenchFailed("the breach was not answered: " + "; ".join(e["text"] for e in self.seen[-3:]))
@@ -228,7 +228,7 @@ def _operator(place: Path, text: str, home: Home, where: Stage, door: StandInDoo
 
 
 @contextmanager
-def _gateway(where: Stage, home: Home) -> Iterator[None]:
+def gateway_process(where: Stage, home: Home) -> Iterator[None]:
     prepare(home)
     command = [sys.executable, "-m", "stack.gateway", "--home", str(where.home), "--port", str(where.gateway_port)]
     with (home.logs / "gateway.log").open("ab") as log:

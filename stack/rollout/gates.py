@@ -18,6 +18,7 @@ from stack.evals.load import load_suite
 from stack.evals.run import run_suite
 from stack.evals.samples import EvalRun
 from stack.fleet.values import Host
+from stack.rollout.abreast import per_host, side_by_side
 from stack.rollout.machine import Done, Failed, Judged, Observation
 from stack.rollout.state import Placement, RolloutState, Verdict
 from stack.rollout.worker import Context, stopped
@@ -51,14 +52,24 @@ class Gates:
 
     def smoke(self, state: RolloutState, context: Context) -> Observation:
         """Every smoke prompt on every new replica must pass, and there must be at least one."""
-        for place in state.placements:
-            run = self._run(self._smoke(state), self._direct(state, place), context, "smoke")
-            context.evidence("smoke", {"replica": place.replica, **run.to_json()})
-            problem = _problem(run)
-            if problem:
-                return Failed(reason=f"smoke on {place.replica}: {problem}")
-            context.tell("evidence", f"smoke on {place.replica}: {len(run.samples)} of {len(run.samples)} passed")
+        problems: list[str] = []
+
+        def smoke_on(places: tuple[Placement, ...]) -> None:
+            problems.extend(text for place in places if (text := self._smoke_one(state, place, context)))
+
+        side_by_side(smoke_on, per_host(state.placements))
+        if problems:
+            return Failed(reason="; ".join(sorted(problems)))
         return Done() if state.placements else Failed(reason="smoke: there is no replica to ask")
+
+    def _smoke_one(self, state: RolloutState, place: Placement, context: Context) -> str | None:
+        run = self._run(self._smoke(state), self._direct(state, place), context, "smoke")
+        context.evidence("smoke", {"replica": place.replica, **run.to_json()})
+        problem = _problem(run)
+        if problem:
+            return f"smoke on {place.replica}: {problem}"
+        context.tell("evidence", f"smoke on {place.replica}: {len(run.samples)} of {len(run.samples)} passed")
+        return None
 
     def confirm(self, state: RolloutState, context: Context) -> Observation:
         """Smoke through the gateway on what serves now. Nothing serves after a failed first release: nothing to ask."""

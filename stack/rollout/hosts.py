@@ -66,7 +66,16 @@ class Hosts:
         if not report.fits:
             raise Refused(report.reason)
         context.tell("progress", f"fits: {report.reason}")
-        return tuple(self._place(state, host, n) for host in settings.hosts for n in range(settings.replicas))
+        with self.store.reading() as tx:
+            live = tx.replicas(live_only=True)
+        taken: dict[str, set[int]] = {}
+        for row in live:
+            taken.setdefault(row.host, set()).add(row.port)
+        return tuple(
+            self._place(state, host, n, taken.setdefault(host, set()))
+            for host in settings.hosts
+            for n in range(settings.replicas)
+        )
 
     def _model(self, release: Release) -> ModelVersion:
         """The registered model version of a release: by artifact, so never another one of the same name."""
@@ -75,14 +84,13 @@ class Hosts:
                 return model
         raise Unavailable(f"{release.model} is not registered", advice="stackctl model register MANIFEST")
 
-    def _place(self, state: RolloutState, host: HostName, number: int) -> Placement:
+    def _place(self, state: RolloutState, host: HostName, number: int, taken: set[int]) -> Placement:
         tail = state.id.removeprefix("ro-")
         replica = replica_id(state.service, tail, host, number)
-        with self.store.reading() as tx:
-            taken = {r.port for r in tx.replicas(live_only=True) if r.host == host}
         low, high = PORTS
         for port in random.sample(range(low, high), 200):
             if port not in taken and port_is_free(self.inventory[host].address, port):
+                taken.add(port)
                 return Placement(replica=replica, host=self.inventory[host].name, port=port)
         raise NoFreePort(low=low, high=high, host=host)
 
@@ -170,32 +178,31 @@ class Hosts:
 
     def _note(self, replica: ReplicaId, found: Mapping[str, Any]) -> None:
         with self.store.transaction() as tx:
-            for row in tx.replicas():
-                if row.id == replica and found.get("release_digest"):
-                    tx.put_replica(
-                        replace(row, observed_digest=Digest(found["release_digest"]), updated_at=self.clock.now())
-                    )
+            row = tx.replica(replica)
+            if row is not None and found.get("release_digest"):
+                seen = Digest(found["release_digest"])
+                tx.put_replica(replace(row, observed_digest=seen, updated_at=self.clock.now()))
 
     def warm(self, state: RolloutState, context: Context) -> None:
         """Ready, three-part health, real completions; raises with the reason. Evidence: cold and warm first token."""
         release = self.release(state.release)
+
+        def warm_on(places: tuple[Placement, ...]) -> None:
+            for place in places:
+                self._warm(state, place, release, context)
+
+        side_by_side(warm_on, per_host(state.placements))
+
+    def _warm(self, state: RolloutState, place: Placement, release: Release, context: Context) -> None:
         driver = driver_for(release.runtime.engine)
         timeouts = self.services[state.service].rollout.timeouts
-        for place in state.placements:
-            base = f"http://{self.inventory[place.host].address}:{place.port}"
-            context.tell("progress", f"waiting for {place.replica} to load and answer")
-            wait_ready(
-                base,
-                driver,
-                release,
-                deadline_s=timeouts.ready_s,
-                clock=self.clock,
-                still_alive=_going_on(context),
-            )
-            evidence = warm_up(base, driver, release, clock=self.clock, timeout_s=timeouts.warm_s)
-            self._prove_loaded(state, place, release, context)
-            context.evidence("warm-up", {"replica": place.replica, **evidence.to_json()})
-            context.tell("evidence", f"{place.replica} is warm: {evidence.summary}")
+        base = f"http://{self.inventory[place.host].address}:{place.port}"
+        context.tell("progress", f"waiting for {place.replica} to load and answer")
+        wait_ready(base, driver, release, deadline_s=timeouts.ready_s, clock=self.clock, still_alive=_going_on(context))
+        evidence = warm_up(base, driver, release, clock=self.clock, timeout_s=timeouts.warm_s)
+        self._prove_loaded(state, place, release, context)
+        context.evidence("warm-up", {"replica": place.replica, **evidence.to_json()})
+        context.tell("evidence", f"{place.replica} is warm: {evidence.summary}")
 
     def _prove_loaded(self, state: RolloutState, place: Placement, release: Release, context: Context) -> None:
         """What the process opened, as the host observes it; anything but the release is refused."""
@@ -214,7 +221,8 @@ class Hosts:
 
     def _loaded(self, replica: ReplicaId) -> Digest | None:
         with self.store.reading() as tx:
-            return next((r.observed_digest for r in tx.replicas() if r.id == replica), None)
+            row = tx.replica(replica)
+        return row.observed_digest if row else None
 
     def warm_replicas(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
         """The healthy replicas of the last known good; empty when it must be started first."""

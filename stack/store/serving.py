@@ -55,6 +55,11 @@ class ServingReads(Session):
             query = query.where(replicas.c.state.in_(LIVE_STATES))
         return tuple(sorted((ReplicaRow.from_row(row) for row in self._all(query)), key=lambda row: row.id))
 
+    def replica(self, replica_id: str) -> ReplicaRow | None:
+        """The replica of this id, if there is one."""
+        row = self._first(select(replicas).where(replicas.c.id == as_text(str(replica_id))))
+        return None if row is None else ReplicaRow.from_row(row)
+
     def free_port(self, host: str, low: int, high: int) -> int:
         """The lowest port from ``low`` to ``high`` that no live replica of this host has."""
         taken = {row.port for row in self.replicas(live_only=True) if row.host == host}
