@@ -3,7 +3,9 @@ again. I/O: what a look means is decided in ``wellness``, the restart itself is 
 
 Each probe and each restart has a thread of its own, so nothing that an engine does holds up the looks; a probe that
 takes too long is over for the monitor all the same. One replica of a service is started again at a time. Candidates
-belong to their rollout; the routing table is not touched: a sick replica is the gateway's to avoid.
+belong to their rollout: the gateway's figures of them are read, so that it is known that they were well once they
+serve, but they are not probed and not started again. The routing table is not touched: a sick replica is the gateway's
+to avoid.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from stack.gateway.errors import GatewayUnavailable
 from stack.rollout.authority import Authority
 from stack.rollout.hosts import Hosts
 from stack.rollout.restarting import Restarter, Underway, serving
+from stack.rollout.tables import ROUTABLE
 from stack.rollout.wellness import (
     Condition,
     Limits,
@@ -131,7 +134,9 @@ class Watch:
         """At all of them, once."""
         with self._monitor.store.reading() as tx:
             known = self._monitor.hosts.inventory
-            rows = {row.id: row for row in serving(tx) if row.host in known}
+            mine = {row.id: row for row in serving(tx) if row.host in known}
+            others = [r for r in tx.replicas(live_only=True) if r.state == "ready" and r.slice in ROUTABLE]
+            rows = {**{row.id: row for row in others if row.host in known}, **mine}
             releases = {row.release: tx.release(row.release) for row in rows.values()}
         busy = {i for i, w in self.watched.items() if w.restart is not None and w.restart.is_alive()}
         self.watched = {i: w for i, w in self.watched.items() if i in rows or i in busy}
@@ -139,18 +144,21 @@ class Watch:
         now = self._clock.monotonic()
         for row in rows.values():
             if row.id not in busy:
-                self._look_at(row, releases[row.release], counted, now)
-        self._act(rows, busy)
+                self._look_at(row, releases[row.release], counted, now, probes=row.id in mine)
+        self._act(mine, busy)
 
-    def _look_at(self, row: ReplicaRow, release: Release, counted: Mapping[str, Any] | None, now: float) -> None:
+    def _look_at(
+        self, row: ReplicaRow, release: Release, counted: Mapping[str, Any] | None, now: float, *, probes: bool
+    ) -> None:
         watched = self.watched.setdefault(row.id, Watched(first_seen(now)))
         if watched.restart is not None:
             self.watched[row.id] = watched = Watched(watched.after or first_seen(now))
         look = self._seen(row, release, watched, counted, now)
         before, watched.state = watched.state, judged(watched.state, look, self._limits)
-        if watched.state.condition is not before.condition:
+        changed = watched.state.condition is not before.condition
+        if changed and not (before.condition.fine and watched.state.condition.fine):
             log.info("%s: %s (%s)", row.id, watched.state.condition, watched.state.reason)
-        if watched.asked is None and wants_probe(watched.state, look, watched.asked_at, self._limits):
+        if probes and watched.asked is None and wants_probe(watched.state, look, watched.asked_at, self._limits):
             self._probe(row, release, watched, now)
 
     def _seen(
@@ -231,7 +239,9 @@ class Watch:
     def _bring_back(self, row: ReplicaRow, watched: Watched, context: Underway) -> None:
         try:
             watched.after = self._loading(row, watched.state, context)
-            if watched.after is None:
+            if watched.after is not None:
+                log.info("%s: %s (%s)", row.id, watched.after.condition, watched.after.reason)
+            else:
                 self._restarter.restart(row, watched.state, context)
         except StackError as error:
             log.warning("restart of %s: %s", row.id, error.message)

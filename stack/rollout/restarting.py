@@ -92,7 +92,9 @@ class Restarter:
 
     def held(self, tx: Reading, row: ReplicaRow) -> Held | None:
         """Why it is not started again now."""
-        begun = [unstamp(r.time) for r in tx.audit_of(str(row.id)) if r.action == RESTART and r.result == BEGUN]
+        records = tx.audit_of(str(row.id))
+        since = max((r.seq for r in records if r.action == GIVEN_UP), default=0)  # people have seen what was before it
+        begun = [unstamp(r.time) for r in records if r.action == RESTART and r.result == BEGUN and r.seq > since]
         alerted = any(a.code == ALERT and a.subject == row.id for a in tx.alerts(open_only=True, limit=1000))
         long = max(self.limits.attempts_within_s, (self.limits.attempts + 1) * self.ready_s(row))
         return held_back(begun, alerted, self.clock.now(), replace(self.limits, attempts_within_s=long))

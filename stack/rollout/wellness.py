@@ -46,6 +46,11 @@ class Condition(StrEnum):
     SUSPECT = "suspect"
     SICK = "sick"
 
+    @property
+    def fine(self) -> bool:
+        """Nothing is held against it."""
+        return self in (Condition.WELL, Condition.BUSY)
+
 
 class Outcome(StrEnum):
     """How a probe ended."""
@@ -183,13 +188,10 @@ def _without_probe(state: Wellness, look: Look, limits: Limits) -> Wellness:  # 
         return state
     if look.answers > 0:
         return _cleared(state, Condition.BUSY, f"{look.answers} answers since the last look")
-    if look.inflight and look.at - state.moved_at >= limits.quiet_s and state.condition in _FINE:
+    if look.inflight and look.at - state.moved_at >= limits.quiet_s and state.condition.fine:
         why = f"{look.inflight} in flight, no answer for {look.at - state.moved_at:.0f} s"
         return replace(state, condition=Condition.SUSPECT, reason=why)
     return state
-
-
-_FINE = (Condition.WELL, Condition.BUSY)
 
 
 def _cleared(state: Wellness, condition: Condition, reason: str) -> Wellness:

@@ -175,3 +175,52 @@ def test_saturated_is_not_sick_and_wedged_under_load_is(
         assert {r: p.pid for r, (p, _) in stack.host.running.items() if r != wedged} == {
             r: pid for r, pid in pids.items() if r != wedged
         }
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_a_real_engine_that_is_stopped_is_found_and_replaced(
+    new_stack: Callable[..., RunningStack], counted: Count
+) -> None:
+    """SIGSTOP for llama.cpp under the real supervisor: its process lives, its port accepts, nothing is answered."""
+    stack = new_stack(rollout={"ladder": [100]}, service={"replicas": 2})
+    stack.up()
+    assert stack.deploy("1.0")["phase"] == "promoted"
+    with PlainClients(stack, threads=4) as clients:
+        until(lambda: clients.answered > 20)
+        replica, pids = sorted(stack.engines().items())[0]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        fell_ill = time.monotonic()
+        until(lambda: restarts(stack), 60)
+        found = time.monotonic() - fell_ill
+        until(lambda: restarts(stack, "ok"), 90)
+        cured = time.monotonic() - fell_ill
+        before = clients.answered
+        until(lambda: clients.answered > before + 20)
+    counted(
+        f"real engine, SIGSTOP: found after {found:.1f} s, replaced after {cured:.1f} s; "
+        f"{clients.answered} requests answered, {len(clients.failures)} failed"
+    )
+    assert found < WITHIN_S
+    assert clients.failures == []
+    assert [row["target"] for row in restarts(stack)] == [replica]
+    assert stack.engines()[replica] != pids
+    _down_ends_it_too(stack, counted)
+
+
+def _down_ends_it_too(stack: RunningStack, counted: Count) -> None:
+    """A hung engine is not in the way of ``down``, and nobody starts it again after that."""
+    for pid in sorted(stack.engines().items())[0][1]:
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    stack.down()
+    took = time.monotonic() - began
+    time.sleep(3)
+    left = stack.engines()
+    counted(
+        f"stackctl down with a hung engine: {took:.1f} s, {len(left)} engines left, "
+        f"{len(restarts(stack))} restart in all"
+    )
+    assert left == {}
+    assert len(restarts(stack)) == 1

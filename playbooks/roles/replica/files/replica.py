@@ -82,14 +82,18 @@ def _escaped(value: object) -> str:
     return str(value).replace("%", "%%")
 
 
-def program_conf(root: Path, replica: str, python: str) -> str:
-    """One replica: restarted when it ends unasked, with a growing pause; never when its bytes were refused."""
+def program_conf(root: Path, replica: str, python: str, grace: float) -> str:
+    """One replica: restarted when it ends unasked, with a growing pause; never when its bytes were refused.
+
+    One that hangs when it is to stop is killed a little after ``grace``, the launch's own time for running streams; so
+    a supervisord that ends is not kept by it, and a longer drain is cut to that.
+    """
     folder = root / "replicas" / replica
     command = " ".join(_quoted(part) for part in (python, str(root / "bin" / "launch.py"), str(folder)))
     return (
         f"[program:{replica}]\ncommand={command}\ndirectory={_escaped(folder)}\n"
         f"autostart=true\nautorestart=unexpected\nexitcodes={REFUSED}\nstartsecs=1\nstartretries=20\n"
-        "stopsignal=TERM\nstopwaitsecs=86400\nstopasgroup=false\nkillasgroup=true\nredirect_stderr=true\n"
+        f"stopsignal=TERM\nstopwaitsecs={int(grace) + 5}\nstopasgroup=false\nkillasgroup=true\nredirect_stderr=true\n"
         f"stdout_logfile={_escaped(folder)}/engine.log\nstdout_logfile_maxbytes=10MB\nstdout_logfile_backups=2\n"
     )
 
@@ -201,7 +205,8 @@ def start(root: Path, manager: str, python: str, wanted: Dict[str, Any]) -> None
     if manager == "systemd":
         systemctl("enable", "--now", unit(replica))
     else:
-        write_durably(root / "supervisor" / "conf.d" / f"{replica}.conf", program_conf(root, replica, python))
+        conf = program_conf(root, replica, python, float(wanted.get("grace_s", 30)))
+        write_durably(root / "supervisor" / "conf.d" / f"{replica}.conf", conf)
         _load(root, replica)
     await_verified(root, manager, replica, folder)
 
