@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from stack.core.clock import Clock, SystemClock
 from stack.core.errors import Conflict
 from stack.fleet.door import AnsibleDoor
 from stack.fleet.facts import FactsFiles
+from stack.fleet.inventory import InventoryUnreadable, read_inventory
 from stack.fleet.values import Host
 from stack.gateway.control import GatewayControl
 from stack.registry.store import ContentStore
@@ -69,7 +71,7 @@ class AlreadyServed(Conflict):
 def open_operator(home: Home, stack_yaml: Path, ports: Ports) -> Iterator[StackOperator]:
     """The control plane over this home and stack file, ready to be started; closed at the end."""
     clock = SystemClock()
-    settings = load_stack(stack_yaml)
+    settings = with_inventory(load_stack(stack_yaml))
     values = taken_over(settings.secret_variables, os.environ)  # starts this program again where there are any
     source = build_source(settings, home, values, clock)
     home.create()
@@ -79,6 +81,21 @@ def open_operator(home: Home, stack_yaml: Path, ports: Ports) -> Iterator[StackO
             yield _wired(home, settings, ports, store, clock, source)
         finally:
             store.close()
+
+
+def with_inventory(settings: StackSettings) -> StackSettings:
+    """The settings with the hosts of the Ansible inventory that they name; a host may stand in one of the two only."""
+    if settings.inventory is None:
+        return settings
+    added = {host.name: host for host in read_inventory(settings.inventory)}
+    twice = sorted(set(added) & set(settings.hosts))
+    known = {**settings.hosts, **added}
+    missing = sorted({str(h) for s in settings.services.values() for h in s.hosts if h not in known})
+    if twice or missing:
+        words = [f"{name} stands in stack.yaml too" for name in twice]
+        words += [f"a service wants {name}, which is in neither" for name in missing]
+        raise InventoryUnreadable("; ".join(words), path=settings.inventory)
+    return replace(settings, hosts=known)
 
 
 @contextmanager

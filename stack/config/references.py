@@ -30,7 +30,7 @@ def check(root: yaml.Node, directory: Path, ledger: Ledger) -> None:
     for path, host in _items(_get(root, "hosts"), "hosts"):
         _check_host(host, path, ledger)
     for path, service in _items(_get(root, "services"), "services"):
-        _check_hosts_of(service, path, hosts, ledger)
+        _check_hosts_of(service, path, hosts, ledger, more=_get(root, "inventory") is not None)
         _check_engine(service, path, ledger)
         _check_rollout(service, path, ledger)
         _check_files(service, path, directory, ledger)
@@ -53,7 +53,8 @@ def _check_host(host: yaml.Node, path: str, ledger: Ledger) -> None:
             ledger.note(node, f"{path}.{key}", "only for hosts with connection: ssh")
 
 
-def _check_hosts_of(service: yaml.Node, path: str, hosts: set[str], ledger: Ledger) -> None:
+def _check_hosts_of(service: yaml.Node, path: str, hosts: set[str], ledger: Ledger, *, more: bool) -> None:
+    """``more``: an inventory brings hosts that are not known here; whoever reads it checks them."""
     listed = _get(service, "hosts")
     if listed is None and "local" not in hosts:
         ledger.note(service, f"{path}.hosts", "missing, and there is no host 'local'")
@@ -63,7 +64,7 @@ def _check_hosts_of(service: yaml.Node, path: str, hosts: set[str], ledger: Ledg
             continue
         if node.value in seen:
             ledger.note(node, place, f"host {node.value!r} is listed twice")
-        elif node.value not in hosts:
+        elif node.value not in hosts and not more:
             ledger.note(
                 node, place, f"there is no host {node.value[:60]!r}; known: {', '.join(sorted(hosts)) or 'none'}"
             )
@@ -193,6 +194,7 @@ def resolved(document: Document, path: Path, digest: Digest) -> StackSettings:
         audit=document.audit,
         database=document.database,
         policies=path.parent / document.policies,
+        inventory=None if document.inventory is None else path.parent / document.inventory,
         path=path,
         digest=digest,
         secrets=placed_secrets(document.secrets, path.parent),

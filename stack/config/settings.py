@@ -338,6 +338,8 @@ class Document:
         ListOf(Section(HostSettings), 1000), (HostSettings(name=HostName("local")),)
     )
     """The inventory."""
+    inventory: Path | None = setting(Text(Path), None)
+    """An Ansible inventory file whose hosts in the groups cpu and gpu are added to ``hosts``; relative to this file."""
     services: tuple[ServiceSettings, ...] = setting(ListOf(Section(ServiceSettings), 1000))
     """What is served."""
     gateway: GatewaySettings = setting(Section(GatewaySettings), GatewaySettings())
@@ -368,6 +370,7 @@ class StackSettings:
     audit: AuditSettings = AuditSettings()
     policies: Path = Path("policies")
     database: str = ""
+    inventory: Path | None = None
 
     @property
     def secrets_elsewhere(self) -> frozenset[str]:

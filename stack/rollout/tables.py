@@ -71,8 +71,8 @@ def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tu
     """The service's replica rows that the transition ``before -> state.phase`` changes.
 
     Placed: those that were left out have failed. Warm: own replicas become ready. Promotion: candidate -> stable,
-    stable -> lkg, lkg -> retired. Rollback by hand: lkg -> stable, stable -> retired. After cleaning and retiring:
-    stopped.
+    stable -> lkg, lkg -> retired. Rollback by hand: own lkg -> stable, all others -> retired. After cleaning and
+    retiring: stopped.
     """
     if state.phase is before:
         return ()
@@ -86,7 +86,7 @@ def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tu
     if state.phase is Phase.PROMOTING:
         changed = [_role(r, own, {"stable": "lkg", "lkg": "retired", "candidate": "retired"}) for r in changed]
     if state.phase is Phase.SWITCHING:
-        changed = [_role(r, own, {"lkg": "stable", "stable": "retired"}) for r in changed]
+        changed = [_role(r, own, {"lkg": "retired", "stable": "retired"}) for r in changed]
     if before is Phase.CLEANING and state.phase.final:
         changed = [replace(r, state="stopped", slice="retired") if r.id in own else r for r in changed]
     if before is Phase.RETIRING and state.phase.final:
