@@ -312,5 +312,10 @@ def release_variables(release: Release) -> dict[str, Any]:
 
 def playbooks_digest(root: Path) -> Digest:
     """One digest over every playbook, role and lock file that will run (path and content)."""
-    files = sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    files = sorted(p for p in root.rglob("*") if p.is_file() and _runs(p.relative_to(root)))
     return Digest.of_value([[p.relative_to(root).as_posix(), Digest.of(p.read_bytes())] for p in files])
+
+
+def _runs(path: Path) -> bool:
+    """Whether it can have a part in what runs: not what tools leave behind (caches, dot-folders)."""
+    return "__pycache__" not in path.parts and not any(part.startswith(".") for part in path.parts)

@@ -6,6 +6,7 @@ Runs before any rollout goes on. Open rollouts look after their own candidates; 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,8 +127,7 @@ class Reconciler:
 
     def _revive(self, row: ReplicaRow, context: _StartContext) -> None:
         place = Placement(replica=row.id, host=row.host, port=row.port)
-        moment = int(self.clock.now().timestamp())
-        operation = OperationId(f"revive.{row.id}.{context.epoch}-{moment}")
+        operation = OperationId(f"revive.{row.id}.{context.epoch}-{secrets.token_hex(4)}")
         release = self.hosts.release(row.release)
         result = "ok"
         try:
