@@ -171,7 +171,7 @@ class ThresholdSettings:
 class TimeoutSettings:
     """How long steps on hosts may take."""
 
-    ready_s: float = setting(Number(1, 86_400), 120.0)
+    ready_s: float = setting(Number(1, 86_400), 300.0)
     """Seconds from start until the engine answers."""
     place_s: float = setting(Number(1, 86_400), 900.0)
     """Seconds to install the runtime and copy the artifact."""

@@ -10,6 +10,7 @@ knows it too.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -203,8 +204,7 @@ class Restarter:
             return serves(tx, row)
 
     def _operation_id(self, what: str, row: ReplicaRow, context: Underway) -> OperationId:
-        moment = int(self.clock.now().timestamp() * 1000)
-        return OperationId(f"{what}.{row.id}.{context.epoch}-{moment}")
+        return OperationId(f"{what}.{row.id}.{context.epoch}-{secrets.token_hex(4)}")
 
     def _operation(
         self, what: str, playbook: str, row: ReplicaRow, variables: dict[str, Any], context: Underway, timeout_s: int

@@ -12,6 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 TARGETS = {"help", "deploy", "rollback", "status", "up", "down", "test", "test-fast", "check", "bench", "lock", "clean"}
+TARGETS |= {"fleet-demo", "fleet-demo-down"}
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
