@@ -35,6 +35,18 @@ from stack.fleet.values import HostEvent, Operation, OperationResult
 
 COUNTS = (1, 10, 100, 1000)
 QUICK = (1, 10)
+FACTS: dict[str, Any] = {
+    "memory": {"total": 64 << 30, "available": 60 << 30},
+    "disk": {"path": "/opt/stack", "total": 1 << 40, "free": 1 << 39, "writable": True},
+    "accelerators": [],
+    "cpus": 8,
+    "architecture": "x86_64",
+    "system": "simulated",
+    "libc": "",
+    "python": "3.11.2",
+    "service_manager": "supervisord",
+    "user": 0,
+}
 LIMIT_S = 1500.0
 STACK = """
 schema: 1
@@ -74,6 +86,10 @@ class ManyDoor:
             mine = self.replicas.setdefault(op.host.name, {})
             if op.playbook in ("deploy.yml", "rollback.yml"):
                 self._start(op, mine)
+            elif op.playbook == "facts.yml":
+                return OperationResult(
+                    status="done", observed={"facts": {**FACTS, "clock_s": time.clock_gettime(time.CLOCK_REALTIME)}}
+                )
             elif op.playbook == "drain.yml" and (gone := mine.pop(str(op.variables["replica_id"]), None)):
                 self._say(op="stop", host=gone["host"], port=gone["port"])
             rows = [{"id": name, "state": "running", "pid": 1, **row} for name, row in mine.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,15 +9,15 @@ from typing import Any
 
 from stack.core.clock import Clock, stamp
 from stack.core.errors import InvalidInput
-from stack.core.names import HostName, OperationId
+from stack.core.names import HostName
+from stack.fleet.asking import HostSilent, ask_facts
 from stack.fleet.door import AnsibleDoor
-from stack.fleet.facts import Facts, FactsFiles, FactsUnreadable, problems, read_facts
-from stack.fleet.values import Host, Operation
+from stack.fleet.facts import Facts, FactsFiles, FactsUnreadable, problems
+from stack.fleet.values import Host
 from stack.store.store import Store
 
 Json = dict[str, Any]
 FORKS = 8
-PATIENCE_S = 60
 
 
 class UnknownHost(InvalidInput):
@@ -57,20 +56,12 @@ class MachineDesk:
         return found
 
     def _ask(self, host: Host) -> Json:
-        operation = Operation(
-            op_id=OperationId(f"facts.{secrets.token_hex(6)}"),
-            epoch=0,
-            host=host,
-            playbook="facts.yml",
-            timeout_s=PATIENCE_S,
-        )
-        result = self.door.run(operation)
-        if not result.succeeded:
-            return self._shown(host, self.known.get(host.name), f"{result.status}: {result.message or 'no answer'}")
         try:
-            facts = read_facts(host.name, result.observed, self.clock.now())
+            facts = ask_facts(self.door, host, self.clock)
         except FactsUnreadable as error:
             return self._shown(host, None, error.message)
+        except HostSilent as error:
+            return self._shown(host, self.known.get(host.name), error.message)
         self.known.put(host.name, facts)
         return self._shown(host, facts, "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from stack.core.digest import Digest
 from stack.core.errors import Refused, Unavailable
 from stack.core.names import HostName, OperationId, ReplicaId, ServiceName
 from stack.core.release import ModelVersion, Release
+from stack.fleet.asking import ask_facts, memory_for_weights
 from stack.fleet.door import AnsibleDoor
+from stack.fleet.facts import problems
 from stack.fleet.values import Host, HostEvent, Operation, OperationResult
 from stack.registry.catalogue import list_models
 from stack.registry.store import ContentStore
-from stack.rollout.abreast import per_host, side_by_side
+from stack.rollout.abreast import FORKS, per_host, side_by_side
 from stack.rollout.state import Placement, RolloutState
 from stack.rollout.worker import Context, stopped
 from stack.runtimes.driver import driver_for
@@ -56,16 +59,15 @@ class Hosts:
     clock: Clock
 
     def preflight(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
-        """Where the replicas will run. Raises with the reason when anything says it would not work."""
+        """Where the replicas will run. Raises with the reason when anything says it would not work.
+
+        Hosts that can't carry them are left out, as many as the settings put up with.
+        """
         release = self.release(state.release)
         settings = self.services[state.service]
         source = self.content.materialise(release.artifact)
         context.tell("progress", f"artifact {release.artifact.short} verified: {source.name}")
-        report = preflight_fit(self._model(release), release, replicas=settings.replicas)
-        context.evidence("fit", report.to_json())
-        if not report.fits:
-            raise Refused(report.reason)
-        context.tell("progress", f"fits: {report.reason}")
+        hosts = self._fitting(release, settings, context)
         with self.store.reading() as tx:
             live = tx.replicas(live_only=True)
         taken: dict[str, set[int]] = {}
@@ -73,9 +75,41 @@ class Hosts:
             taken.setdefault(row.host, set()).add(row.port)
         return tuple(
             self._place(state, host, n, taken.setdefault(host, set()))
-            for host in settings.hosts
+            for host in hosts
             for n in range(settings.replicas)
         )
+
+    def _fitting(self, release: Release, settings: ServiceSettings, context: Context) -> tuple[HostName, ...]:
+        """The hosts on which it fits; the others are named."""
+        model, names = self._model(release), settings.hosts
+        with ThreadPoolExecutor(max_workers=min(FORKS, len(names)), thread_name_prefix="preflight") as pool:
+            refusals = list(pool.map(lambda n: self._unfit(n, model, release, settings, context), names))
+        unfit = {name: why for name, why in zip(names, refusals, strict=True) if why}
+        if len(unfit) > min(settings.rollout.tolerate_hosts, len(names) - 1):
+            raise Refused("; ".join(f"{name}: {why}" if len(names) > 1 else why for name, why in unfit.items()))
+        for name, why in unfit.items():
+            context.tell("host", f"{name} is left out: {why}", event="failed")
+            context.evidence("left-out", {"host": name, "reason": why})
+        return tuple(name for name in names if name not in unfit)
+
+    def _unfit(
+        self, name: HostName, model: ModelVersion, release: Release, settings: ServiceSettings, context: Context
+    ) -> str:
+        """Why this host can't carry the replicas; empty if everything shows that it can."""
+        host, room = self.inventory[name], None
+        if host.connection != "local":
+            try:
+                facts = ask_facts(self.door, host, self.clock)
+            except Unavailable as error:
+                return error.message
+            if wrong := problems(facts, host.group):
+                return "; ".join(wrong)
+            room = memory_for_weights(facts, host.group) or 0
+        report = preflight_fit(model, release, replicas=settings.replicas, available=room)
+        context.evidence("fit", {"host": name, **report.to_json()})
+        if report.fits:
+            context.tell("progress", f"fits on {name}: {report.reason}")
+        return "" if report.fits else report.reason
 
     def _model(self, release: Release) -> ModelVersion:
         """The registered model version of a release: by artifact, so never another one of the same name."""

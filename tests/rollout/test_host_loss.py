@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_worker import CLOCK, NEW, begin
 
+from stack.core.errors import Refused
 from stack.core.names import HostName
 from stack.fleet.values import Host, Operation, OperationResult
 from stack.rollout.hosts import HostOperationFailed, Hosts, replica_id
@@ -117,3 +118,68 @@ def test_replica_ids_never_meet(host: str, one: int, other: int) -> None:
     first, second = replica_id("tiny" * 10, "0123456789", host, one), replica_id("tiny" * 10, "0123456789", host, other)
     assert (first == second) is (one == other)
     assert first.rpartition("-")[2] == str(one)
+
+
+class Asked(Door):
+    """Hosts that say what they are: ``free`` bytes of memory, or nothing at all."""
+
+    def __init__(self, free: dict[str, int | None]) -> None:
+        super().__init__(frozenset())
+        self.free = free
+
+    def run(self, op: Operation, **_: object) -> OperationResult:
+        assert op.playbook == "facts.yml"
+        free = self.free[op.host.name]
+        if free is None:
+            return OperationResult(status="unreachable", message="no route")
+        said = {
+            "memory": {"total": free, "available": free},
+            "disk": {"free": 1 << 40, "writable": True},
+            "accelerators": [],
+            "cpus": 2,
+            "architecture": "x86_64",
+            "system": "",
+            "python": "3.11.2",
+            "service_manager": "systemd",
+            "user": 0,
+            "clock_s": CLOCK.now().timestamp(),
+        }
+        return OperationResult(status="done", observed={"facts": said})
+
+
+@pytest.mark.parametrize(
+    ("free", "tolerate", "left"),
+    [
+        ({"h0": 8 << 30, "h1": 8 << 30}, 0, ["h0", "h1"]),
+        ({"h0": 8 << 30, "h1": 1 << 20}, 0, "h1: "),
+        ({"h0": 8 << 30, "h1": 1 << 20}, 1, ["h0"]),
+        ({"h0": None, "h1": 8 << 30}, 0, "h0: Host h0 does not say"),
+        ({"h0": None, "h1": 8 << 30}, 1, ["h1"]),
+        ({"h0": None, "h1": 1 << 20}, 9, "h0"),
+    ],
+)
+def test_other_hosts_are_asked_whether_it_fits_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: dict[str, int | None], tolerate: int, left: object
+) -> None:
+    monkeypatch.setattr("stack.rollout.hosts.preflight_fit", _fits_in_a_gigabyte)
+    names = tuple(HostName(name) for name in free)
+    hosts = Hosts(
+        store=SimpleNamespace(),  # type: ignore[arg-type]
+        door=Asked(free),  # type: ignore[arg-type]
+        content=SimpleNamespace(),  # type: ignore[arg-type]
+        services={},
+        inventory={h: Host(name=h, root="/opt/stack", connection="ssh", address="10.0.0.1") for h in names},
+        clock=CLOCK,
+    )
+    monkeypatch.setattr(Hosts, "_model", lambda *_: None)
+    settings: Any = SimpleNamespace(hosts=names, replicas=1, rollout=SimpleNamespace(tolerate_hosts=tolerate))
+    if isinstance(left, str):
+        with pytest.raises(Refused, match=left):
+            hosts._fitting(NEW, settings, Context())  # type: ignore[arg-type]
+    else:
+        assert list(hosts._fitting(NEW, settings, Context())) == left  # type: ignore[arg-type]
+
+
+def _fits_in_a_gigabyte(model: object, release: object, *, replicas: int, available: int | None) -> Any:
+    fits = available is not None and available >= 1 << 30
+    return SimpleNamespace(fits=fits, reason=f"{available} free", to_json=dict)
