@@ -206,7 +206,7 @@ _MEANING: dict[str, tuple[type[StackError], str]] = {
     "XX002": (StoreCorrupt, "Stop everything, keep the server's data for inspection, and restore from a backup set."),
     "08": (StoreUnreachable, _SERVER),
 }
-_STARTING = re.compile(r"the database system is (starting up|shutting down|in recovery mode|not yet accepting)")
+_STARTING = re.compile(r"the database system is (starting up|shutting down|in recovery mode|not (yet )?accepting)")
 _DENIED = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|does not exist|permission denied for database"
     r"|certificate|SSL"
