@@ -120,7 +120,7 @@ def test_evals_through_the_gateway(served: Checkout, tmp_path: Path) -> None:
 
 def test_no_secret_stands_in_a_log_or_a_command_line(served: Checkout) -> None:
     secrets = [p.read_text().strip() for p in (served.home / "secrets").iterdir()]
-    assert len(secrets) == 3
+    assert len(secrets) == 4
     texts = [p.read_text(errors="replace") for p in served.home.rglob("*.log")] + list(served.processes().values())
     texts += [p.read_text() for p in (served.home / "evidence").rglob("*") if p.is_file()]
     assert len(texts) > 6
