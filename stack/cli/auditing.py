@@ -100,7 +100,8 @@ def verify(ctx: click.Context, checkpoint: Path | None, key: str | None, known_h
     external = {} if kept is None else kept_elsewhere(_lines_of(kept), verifier)
     report = check_export(client.lines("/admin/audit/export"), verifier, external, known_head)
     code = _BROKEN if not report.ok else _UNPROVEN if checkpoint and not report.proven else 0
-    body = {**report.to_json(), "checkpoints": str(kept) if kept else None, "elsewhere": checkpoint is not None}
+    where = {"checkpoints": str(kept) if kept else None, "elsewhere": checkpoint is not None}
+    body = {**report.to_json(), "count": report.size, **where}
     answer(body, _verified_text(body), as_json=as_json)
     ctx.exit(code)
 
