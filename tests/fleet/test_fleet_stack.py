@@ -72,6 +72,8 @@ def free_port() -> str:
 def stack(host_group: HostGroup, tmp_path: Path) -> Iterator[Stack]:
     chosen = replace(host_group, hosts=tuple(h for h in host_group.hosts if h.name != "h3"))  # two and the systemd one
     file = prepare(chosen, tmp_path)
+    own = file.read_text().replace("user: root,", "user: root, root: /opt/whole-stack,")  # others fenced /opt/stack
+    file.write_text(own)
     ports = {"STACK_GATEWAY_PORT": free_port(), "STACK_ADMIN_PORT": free_port()}
     environment = {**os.environ, **ports, "STACK_HOME": str(tmp_path / "home")}
     names = tuple(host.name for host in chosen.hosts)
