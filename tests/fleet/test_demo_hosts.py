@@ -114,6 +114,6 @@ def test_the_stack_file_of_the_demo_is_one(tmp_path: Path) -> None:
     assert [(h.address, h.connection, h.group) for h in settings.hosts.values()] == [
         ("10.9.8.11", "ssh", "cpu"),
         ("10.9.8.12", "ssh", "cpu"),
-        ("10.9.8.13", "ssh", "gpu"),
+        ("10.9.8.13", "ssh", "cpu"),
     ]
     assert max(len(network.bridge), len(network.interface(200))) <= 15
