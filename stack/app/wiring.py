@@ -116,13 +116,7 @@ def _wired(
     content = ContentStore(home.content)
     content.prepare()
     control = GatewayControl(home.gateway_socket)
-    door = AnsibleDoor(
-        project=PLAYBOOKS,
-        runner_dir=home.runner,
-        known_hosts=home.root / "known_hosts",
-        identity=home.secrets / "ssh.key",
-        clock=clock,
-    )
+    door = _door(home, clock)
     hosts = Hosts(store=store, door=door, content=content, services=settings.services, inventory=inventory, clock=clock)
     url = f"http://{settings.gateway.host}:{ports.gateway}"
     access = GatewayAccess(base_url=f"{url}/v1", key=source.read("probe.key").reveal())
@@ -189,6 +183,17 @@ def _wired(
         refusals=permission.refusals,
         checkpointer=checkpointer,
         policy_watch=PolicyWatch(store, policies, clock),
+        clock=clock,
+    )
+
+
+def _door(home: Home, clock: Clock) -> AnsibleDoor:
+    """The one way to hosts, with this state directory's known hosts and key."""
+    return AnsibleDoor(
+        project=PLAYBOOKS,
+        runner_dir=home.runner,
+        known_hosts=home.root / "known_hosts",
+        identity=home.secrets / "ssh.key",
         clock=clock,
     )
 

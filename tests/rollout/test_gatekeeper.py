@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from stack.core.errors import BypassAttempt, InvalidInput
 from stack.policy.statement import NAMESPACE, statement
 from stack.rollout.gatekeeper import Denied, needs_approval, requester_of
 from stack.store.approval_rows import RequestState
+from stack.store.errors import StoreCorrupt
 
 
 @pytest.fixture
@@ -218,3 +220,35 @@ def test_of_two_who_use_it_at_once_one_is_first(office: Office) -> None:
         thread.join()
     assert len(lacks) == 8
     assert lacks.count(()) == 1
+
+
+def edited(office: Office, statement_: str) -> None:
+    """What somebody with the database's file could do."""
+    with sqlite3.connect(office.root / "state.db") as raw:
+        raw.execute(statement_)
+    raw.close()
+
+
+def test_a_request_that_the_log_says_is_over_stays_over_whatever_its_row_says(office: Office) -> None:
+    row = office.open(office.ask())
+    office.vote("ann", row)
+    office.desk.reject("CHG-1", "no", caller("bob"))
+    edited(office, "UPDATE requests SET state = 'open'")
+    assert "change.rejected" in office.use(office.ask(), str(row.id))[0]
+
+
+def test_an_approval_that_the_log_says_was_taken_back_does_not_count_again(office: Office) -> None:
+    row = office.open(office.ask())
+    office.vote("ann", row)
+    office.desk.revoke("CHG-1", "ann", "changed my mind", caller("ann"))
+    edited(office, "UPDATE approvals SET revoked_at = NULL")
+    assert office.use(office.ask(), str(row.id))
+
+
+def test_a_plan_whose_content_was_changed_is_damage(office: Office) -> None:
+    body = {"playbooks": "good"}
+    with office.store.transaction() as tx:
+        tx.put_plan(Digest.of_value(body), body)
+    edited(office, """UPDATE plans SET body = '{"playbooks":"evil"}'""")
+    with pytest.raises(StoreCorrupt), office.store.reading() as tx:
+        tx.plan(Digest.of_value(body))

@@ -21,6 +21,7 @@ from stack.rollout.machine import Done, Failed, Observation
 from stack.rollout.state import Phase, RolloutState
 from stack.rollout.waiting import Waiting
 from stack.rollout.worker import Interrupted
+from stack.store.rows import ServiceRow
 
 STATE = RolloutState(
     id=RolloutId("ro-wait"),
@@ -182,3 +183,18 @@ def test_a_candidate_that_fails_while_it_waits_goes_back(office: Office, monkeyp
         unexposed = replace(STATE, exposed=False)
         with pytest.raises(Interrupted):
             getattr(waiting(office, Samples(500)), effect)(unexposed, Context(50))
+
+
+def test_a_rollout_can_not_begin_as_if_its_service_were_in_a_laxer_environment(office: Office) -> None:
+    row = ServiceRow(name=STATE.service, environment="production", updated_at=office.clock.now())
+    with office.store.transaction() as tx:
+        tx.put_service(row)
+    planted = replace(STATE, phase=Phase.PLANNED, environment="dev", change="")
+    authority = waiting(office, Samples()).authority
+    with office.store.transaction() as tx:
+        assert "production" in str(authority.admit(tx, planted))
+    assert office.recorded("policy.refused") == ["refused"]
+    with office.store.transaction() as tx:
+        tx.put_service(replace(row, environment="dev"))
+    with office.store.transaction() as tx:
+        assert authority.admit(tx, planted) is None
