@@ -55,7 +55,8 @@ def begin(root: Path, op: str, epoch: str, python: str, wanted: List[Dict[str, s
     here = Path(__file__).resolve().parent
     for row in wanted:
         name = row["name"]
-        if installed(root, name):
+        if installed(root, name):  # by an installer that outlived an earlier run: nobody needs the archive
+            drop_wheels(root, name)
             continue
         lock_file = keep_lock(root, row)
         own = [python, str(here / "runtime.py")]
@@ -99,6 +100,11 @@ def install(root: Path, name: str, lock: Path, python: str) -> None:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    drop_wheels(root, name)
+
+
+def drop_wheels(root: Path, name: str) -> None:
+    """The archive of an environment that stands is not needed any more."""
     with suppress(OSError):
         wheels_of(root, name).unlink()
 

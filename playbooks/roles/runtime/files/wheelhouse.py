@@ -35,9 +35,11 @@ class NotFetched(Exception):
 
 def platforms(machine: str, libc: str) -> List[str]:
     """The platform tags that such a host takes, newest first."""
-    match = re.match(r"glibc 2\.(\d+)\Z", libc)
+    match = re.match(r"glibc 2\.(\d{1,2})\Z", libc)
     if match is None:
-        raise NotFetched(f"wheels can be fetched for hosts with glibc 2.x only, not {libc or 'an unknown libc'!r}")
+        raise NotFetched(f"wheels can be fetched for hosts with glibc 2.x only, not {libc[:40] or 'an unknown libc'!r}")
+    if not re.match(r"[a-z0-9_]{1,20}\Z", machine):
+        raise NotFetched(f"there is no machine {machine[:40]!r}")
     tags = []
     for minor in range(int(match.group(1)), 4, -1):
         tags.append(f"manylinux_2_{minor}_{machine}")
@@ -58,6 +60,8 @@ def fetch(archive: Path, text: str, python: str, machine: str, libc: str) -> Non
         fcntl.flock(lock, fcntl.LOCK_EX)
         if archive.is_file():
             return
+        if not re.match(r"3\.\d{1,2}\Z", python):
+            raise NotFetched(f"there is no Python {python[:40]!r}")
         requirements, wheels = Path(work) / "lock.txt", Path(work) / "wheels"
         requirements.write_text(text, encoding="utf-8")
         tags = [word for tag in platforms(machine, libc) for word in ("--platform", tag)]
