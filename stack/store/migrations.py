@@ -78,7 +78,17 @@ _SECOND = (
     "ALTER TABLE services ADD COLUMN environment TEXT NOT NULL DEFAULT ''",
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
+# What replicas were measured to take, for the prediction of those to come.
+_THIRD = (
+    """CREATE TABLE loads (
+        replica TEXT NOT NULL PRIMARY KEY, release TEXT NOT NULL, host TEXT NOT NULL, runtime TEXT NOT NULL,
+        lock_digest TEXT NOT NULL, artifact TEXT NOT NULL, launch TEXT NOT NULL, memory TEXT NOT NULL,
+        weights_bytes BIGINT NOT NULL, kv_bytes BIGINT NOT NULL, slots INTEGER NOT NULL,
+        predicted_bytes BIGINT NOT NULL, measured_bytes BIGINT NOT NULL, measured_at TEXT NOT NULL)""",
+    "CREATE INDEX loads_by_runtime ON loads (runtime, measured_at)",
+)
+
+STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _THIRD)
 # Tables to which rows are only ever added, by the number of the step that made them.
 APPEND_ONLY = {1: ("audit",), 2: ("audit_nodes", "checkpoints")}
 

@@ -215,3 +215,22 @@ deliveries = Table(
     Column("error", Text, nullable=False),
     Column("updated_at", Text, nullable=False),
 )
+
+loads = Table(
+    "loads",
+    metadata,
+    Column("replica", Text, primary_key=True),
+    Column("release", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("runtime", Text, nullable=False),
+    Column("lock_digest", Text, nullable=False),
+    Column("artifact", Text, nullable=False),
+    Column("launch", Text, nullable=False),
+    Column("memory", Text, nullable=False),
+    Column("weights_bytes", BigInteger, nullable=False),
+    Column("kv_bytes", BigInteger, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("predicted_bytes", BigInteger, nullable=False),
+    Column("measured_bytes", BigInteger, nullable=False),
+    Column("measured_at", Text, nullable=False),
+)

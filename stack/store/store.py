@@ -24,6 +24,7 @@ from stack.store.errors import StoreBusy, StoreStarting, StoreUncertain, StoreUn
 from stack.store.identities import IdentityReads, IdentityWrites
 from stack.store.journal import JournalReads, JournalWrites
 from stack.store.leases import LeaseWrites
+from stack.store.loads import LoadReads, LoadWrites
 from stack.store.migrations import migrate
 from stack.store.rollouts import RolloutReads, RolloutWrites
 from stack.store.schema import metadata
@@ -34,12 +35,20 @@ _OPENING_TRIES = 20
 _ASK_AGAIN_S = 0.5
 
 
-class Reading(RolloutReads, ServingReads, JournalReads, ApprovalReads, IdentityReads, TreeReads):
+class Reading(RolloutReads, ServingReads, JournalReads, ApprovalReads, IdentityReads, TreeReads, LoadReads):
     """Everything that can be read, as of one moment."""
 
 
 class Transaction(
-    RolloutWrites, LeaseWrites, ServingWrites, JournalWrites, ApprovalWrites, IdentityWrites, TreeWrites, Reading
+    RolloutWrites,
+    LeaseWrites,
+    ServingWrites,
+    JournalWrites,
+    ApprovalWrites,
+    IdentityWrites,
+    TreeWrites,
+    LoadWrites,
+    Reading,
 ):
     """Everything that can be read and written; committed when its block ends, undone when it raises."""
 
