@@ -39,7 +39,8 @@ from stack.rollout.reconcile import Reconciler
 from stack.rollout.report import Reporter
 from stack.rollout.state import Phase, RolloutState
 from stack.rollout.status import differences, rollout_json
-from stack.rollout.worker import REQUEST, Leadership, Worker
+from stack.rollout.tenure import TTL_S, Leadership
+from stack.rollout.worker import REQUEST, Worker
 from stack.store.errors import RolloutOpen
 from stack.store.rows import RolloutRow, ServiceRow
 from stack.store.store import Store
@@ -98,8 +99,10 @@ class StackOperator:
         """Begin to drive rollouts, in a thread of its own."""
 
         def tick() -> None:
-            self.policy_watch.tick()
-            self.reconciler.tick()
+            lead = self.worker.lead()
+            if lead is not None:
+                self.policy_watch.tick(lead.writing)
+                self.reconciler.tick(lead)
 
         def on_lead(lead: Leadership) -> None:
             self.reconciler.on_lead(lead)
@@ -108,6 +111,10 @@ class StackOperator:
         hooks = (on_lead, tick)
         threading.Thread(target=self.worker.run, args=hooks, name="worker", daemon=True).start()
         self.checkpointer.start()
+
+    def _leading(self) -> Leadership | None:
+        """This process's lead; one that has just started may still be about to get it."""
+        return self.worker.lead(within_s=TTL_S / 2)
 
     def stop(self) -> None:
         """Stop driving and give the lease back; open rollouts go on with the next start."""
@@ -161,7 +168,7 @@ class StackOperator:
         with self.refusals.recorded(caller, Action.DEPLOY, service.name, str(request.get("change") or "")):
             plan = self._plan(request)
         if plan.nothing_to_do:
-            sick = () if request.get("dry_run") else self.reconciler.restore(service.name)
+            sick = () if request.get("dry_run") else self.reconciler.restore(service.name, self._leading)
             if sick:
                 raise NotServing(service=service.name, model=plan.release.model, replicas=", ".join(sick))
             reason = f"{service.name} already serves {plan.release.model} on {plan.release.runtime.ref}"

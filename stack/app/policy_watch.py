@@ -14,6 +14,7 @@ from stack.config.policies import NoPolicies, PoliciesInvalid
 from stack.config.policy_values import Policies
 from stack.core.clock import Clock
 from stack.policy.warnings import warnings
+from stack.rollout.tenure import Writing
 from stack.store.store import Store
 
 CHANGED = "policy.changed"
@@ -29,8 +30,8 @@ class PolicyWatch:
     clock: Clock
     _noted: str | None = field(default=None, init=False)
 
-    def tick(self) -> None:
-        """Note what is new. After a restart the last note of the log is what counts."""
+    def tick(self, writing: Writing) -> None:
+        """Note what is new, under the lead. After a restart the last note of the log is what counts."""
         try:
             policies = self.policies()
             now, facts = str(policies.digest), {"warnings": list(warnings(policies))}
@@ -38,7 +39,7 @@ class PolicyWatch:
             now, facts = "invalid", {"warnings": [error.message]}
         if now == self._noted:
             return
-        with self.store.transaction() as tx:
+        with writing(self.store) as tx:
             last = next((r.body["policy"] for r in reversed(tx.audit_of(ABOUT)) if r.action == CHANGED), None)
             if last != now:
                 body = {"policy": now, "before": last, **facts}

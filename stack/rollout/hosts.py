@@ -167,7 +167,7 @@ class Hosts:
             raise HostOperationFailed(
                 "the host does not show the replica", operation=playbook, host=place.host, status="not observed"
             )
-        self._note(place.replica, found)
+        self._note(place.replica, found, context)
 
     def variables(self, release: Release, place: Placement, source: str) -> dict[str, Any]:
         """What ``deploy.yml`` and ``rollback.yml`` take; ``source`` is a directory here with the artifact's files."""
@@ -210,8 +210,8 @@ class Hosts:
             raise HostOperationFailed(result.message, operation=playbook, host=place.host, status=result.status)
         return result
 
-    def _note(self, replica: ReplicaId, found: Mapping[str, Any]) -> None:
-        with self.store.transaction() as tx:
+    def _note(self, replica: ReplicaId, found: Mapping[str, Any], context: Context) -> None:
+        with context.writing(self.store) as tx:
             row = tx.replica(replica)
             if row is not None and found.get("release_digest"):
                 seen = Digest(found["release_digest"])
@@ -243,7 +243,7 @@ class Hosts:
         if self._loaded(place.replica) != release.digest:
             operation = state.operation(f"observe-{place.replica}")
             result = self._run(operation, "observe.yml", place, {}, context)
-            self._note(place.replica, result.replica(place.replica) or {})
+            self._note(place.replica, result.replica(place.replica) or {}, context)
         loaded = self._loaded(place.replica)
         if loaded != release.digest:
             raise HostOperationFailed(

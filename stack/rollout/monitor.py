@@ -26,6 +26,7 @@ from stack.rollout.authority import Authority
 from stack.rollout.hosts import Hosts
 from stack.rollout.restarting import Restarter, Underway, serving
 from stack.rollout.tables import ROUTABLE
+from stack.rollout.tenure import Leadership
 from stack.rollout.wellness import (
     Condition,
     Limits,
@@ -38,7 +39,6 @@ from stack.rollout.wellness import (
     loading,
     wants_probe,
 )
-from stack.rollout.worker import Leadership
 from stack.runtimes.driver import driver_for
 from stack.runtimes.health import Health, check_health
 from stack.runtimes.heartbeat import heartbeat

@@ -19,7 +19,7 @@ from stack.rollout.hosts import Hosts
 from stack.rollout.plan import Plan
 from stack.rollout.state import Placement
 from stack.rollout.status import service_json
-from stack.rollout.worker import LEASE
+from stack.rollout.tenure import LEASE
 from stack.runtimes.driver import driver_for
 from stack.runtimes.health import check_health
 from stack.store.rows import ReplicaRow

@@ -90,7 +90,7 @@ class RolloutPerformer:
         return Done(placements=warm) if warm else NotWarm(placements=self.hosts.preflight(state, context))
 
     def _push(self, state: RolloutState, context: Context) -> Observation:
-        version = self.routes.push()
+        version = self.routes.push(context.writing)
         context.tell("traffic", f"gateway acknowledged routing table {version}", version=version)
         return Done()
 

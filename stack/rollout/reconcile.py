@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,12 @@ from stack.rollout.authority import Authority
 from stack.rollout.hosts import Hosts
 from stack.rollout.routing_push import RoutePusher
 from stack.rollout.state import Placement
-from stack.rollout.worker import LEASE, Interrupted, Leadership
+from stack.rollout.tenure import Interrupted, Leadership
 from stack.runtimes.driver import driver_for
 from stack.runtimes.health import check_health
 from stack.runtimes.warm import wait_ready
 from stack.store.rows import ReplicaRow
-from stack.store.store import Store
+from stack.store.store import Store, Transaction
 
 log = logging.getLogger(__name__)
 _PATIENCE = 6
@@ -36,13 +36,12 @@ _PATIENCE = 6
 class _StartContext:
     """The Context of work that belongs to no rollout: told to the log, stopped with the leadership."""
 
-    def __init__(self, epoch: int, gone: threading.Event) -> None:
-        self._epoch = epoch
-        self._gone = gone
+    def __init__(self, lead: Leadership) -> None:
+        self._lead = lead
 
     @property
     def epoch(self) -> int:
-        return self._epoch
+        return self._lead.lease.epoch
 
     def tell(self, kind: str, text: str, **data: Any) -> None:
         log.info("%s: %s", kind, text)
@@ -51,8 +50,11 @@ class _StartContext:
         log.debug("%s: %s", kind, body)
 
     def check(self) -> None:
-        if self._gone.is_set():
+        if self._lead.gone.is_set():
             raise Interrupted()
+
+    def writing(self, store: Store) -> AbstractContextManager[Transaction]:
+        return self._lead.writing(store)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,38 +73,45 @@ class Reconciler:
 
         A replica that can't be brought back is left for the operator to see in ``status``; the others go on.
         """
-        context = _StartContext(lead.lease.epoch, lead.gone)
+        context = _StartContext(lead)
         for row in self._wanted():
             if not self._healthy(row):
                 self._revive(row, context)
         try:
-            self.routes.push()
+            self.routes.push(context.writing)
         except StackError as error:
             log.warning("the gateway could not be told its table yet: %s", error.message)
 
-    def restore(self, service: str) -> tuple[str, ...]:
+    def restore(self, service: str, leading: Callable[[], Leadership | None]) -> tuple[str, ...]:
         """Have the service's stable replicas healthy and routed to; what is missing of that, in words or by id.
 
-        A stable release without a single replica is missing too: no replica is no proof that it serves.
+        A stable release without a single replica is missing too: no replica is no proof that it serves. Only who leads
+        brings back what is missing; ``leading`` is asked once something is.
         """
-        with self.store.reading() as tx:
-            lease = tx.lease(LEASE)
-        context = _StartContext(lease.epoch if lease else 0, threading.Event())
         rows = [row for row in self._wanted() if row.service == service and row.slice == "stable"]
         sick = [] if rows else ["it has none"]
         for row in rows:
             if self._recovers(row):
                 continue
-            self._revive(row, context)
-            if not self._healthy(row):
+            if not self._brought_back(row, leading()):
                 sick.append(str(row.id))
-        self.routes.converge()
+        if (lead := leading()) is not None:
+            self.routes.converge(lead.writing)
         return tuple(sick)
 
-    def tick(self) -> None:
+    def _brought_back(self, row: ReplicaRow, lead: Leadership | None) -> bool:
+        if lead is None:
+            return False
+        try:
+            self._revive(row, _StartContext(lead))
+        except Interrupted:
+            return False
+        return self._healthy(row)
+
+    def tick(self, lead: Leadership) -> None:
         """Make the gateway route as stored again, should it have started late or lost its table."""
         try:
-            if self.routes.converge():
+            if self.routes.converge(lead.writing):
                 log.info("the gateway did not route as stored; it was told again")
         except StackError as error:
             log.debug("the gateway can't be asked: %s", error.message)
@@ -144,7 +153,7 @@ class Reconciler:
         except StackError as error:
             log.warning("could not revive %s: %s", row.id, error.message)
             result = error.message
-        self._note(row, result)
+        self._note(row, result, context)
 
     def _ask(self, row: ReplicaRow) -> None:
         with self.store.reading() as tx:
@@ -152,8 +161,8 @@ class Reconciler:
         if refusal is not None:
             raise Refused(refusal)
 
-    def _note(self, row: ReplicaRow, result: str) -> None:
-        with self.store.transaction() as tx:
+    def _note(self, row: ReplicaRow, result: str, context: _StartContext) -> None:
+        with context.writing(self.store) as tx:
             body = {"host": str(row.host), "release": str(row.release), "slice": row.slice}
             record = AuditRecord(
                 actor="orchestrator", action="replica.revive", target=str(row.id), change="", result=result, body=body

@@ -13,6 +13,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,8 +27,9 @@ from stack.fleet.values import Operation
 from stack.rollout.authority import Authority
 from stack.rollout.hosts import Hosts
 from stack.rollout.state import Placement, RolloutState
+from stack.rollout.tenure import Interrupted, Leadership
 from stack.rollout.wellness import Held, Limits, Wellness, held_back
-from stack.rollout.worker import Interrupted, Leadership, stopped
+from stack.rollout.worker import stopped
 from stack.runtimes.driver import driver_for
 from stack.runtimes.warm import wait_ready
 from stack.store.errors import LeaseLost
@@ -74,6 +76,10 @@ class Underway:
         """Raise Interrupted when it must not go on."""
         if self.stop.is_set() or self.lead.gone.is_set():
             raise Interrupted()
+
+    def writing(self, store: Store) -> AbstractContextManager[Transaction]:
+        """A transaction under the lead."""
+        return self.lead.writing(store)
 
     def goes_on(self) -> bool:
         """True, unless ``check`` raises."""

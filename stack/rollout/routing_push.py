@@ -10,12 +10,14 @@ from stack.gateway.control import GatewayControl
 from stack.gateway.errors import TableRefused
 from stack.gateway.table import RoutingTable
 from stack.rollout.tables import routing_table
+from stack.rollout.tenure import Writing
 from stack.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutePusher:
-    """Pushes tables. ``keys`` and ``limits`` go into each table as they are; ``addresses``: host name -> IP."""
+    """Pushes tables, each written under the lead of who pushes it. ``keys`` and ``limits`` go into each table as they
+    are; ``addresses``: host name -> IP."""
 
     store: Store
     control: GatewayControl
@@ -23,14 +25,14 @@ class RoutePusher:
     limits: Mapping[str, Any]
     addresses: Mapping[str, str]
 
-    def push(self) -> int:
+    def push(self, writing: Writing) -> int:
         """Route as stored, now. Returns the acknowledged version; raises GatewayUnavailable when there is none.
 
         The table is built and numbered in one transaction, so the highest version is always the newest truth. The
         gateway may hold a higher one: either one of this store's, pushed meanwhile, which says all that this one says;
         or, after the store was put back to an earlier state, one that it knows nothing of, which is then topped.
         """
-        body = self._next(0)
+        body = self._next(writing, 0)
         try:
             return self.control.put_table(RoutingTable.from_json(body))
         except TableRefused as newer:
@@ -39,10 +41,10 @@ class RoutePusher:
             latest = tx.latest_table()
         if latest is not None and held <= latest["version"]:
             return held
-        return self.control.put_table(RoutingTable.from_json(self._next(held)))
+        return self.control.put_table(RoutingTable.from_json(self._next(writing, held)))
 
-    def _next(self, above: int) -> dict[str, Any]:
-        with self.store.transaction() as tx:
+    def _next(self, writing: Writing, above: int) -> dict[str, Any]:
+        with writing(self.store) as tx:
             services = tx.services()
             replicas = tx.replicas(live_only=True)
             body = routing_table(
@@ -57,14 +59,14 @@ class RoutePusher:
             tx.put_table(body["version"], body)
         return body
 
-    def converge(self) -> bool:
+    def converge(self, writing: Writing) -> bool:
         """Push again if the gateway does not hold the newest table. True when something had to be done."""
         with self.store.reading() as tx:
             latest = tx.latest_table()
         if latest is None:
-            self.push()
+            self.push(writing)
             return True
         if self.control.health().get("table_version") == latest["version"]:
             return False
-        self.push()
+        self.push(writing)
         return True

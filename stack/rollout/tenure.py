@@ -1,14 +1,49 @@
-"""How long a lead lasts, and how a process knows by itself that its lead is over."""
+"""The right to act: how long a lead lasts, how a process knows by itself that it is over, and writing under it."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 from stack.core.clock import Clock
+from stack.core.errors import StackError
+from stack.store.errors import LeaseLost
 from stack.store.rows import Lease
+from stack.store.store import Store, Transaction
+
+LEASE = "orchestrator"
 
 TTL_S = 6.0
 """How long a lease lasts: a quarter of it passes between renewals, and all of it until another takes over."""
+
+
+Writing = Callable[[Store], AbstractContextManager[Transaction]]
+"""A transaction under a lead: what stands in it is written while nobody else leads, or not at all."""
+
+
+class Interrupted(StackError):
+    """The effect was interrupted: an operator asked for something, the lease is gone, or the process stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leadership:
+    """The lease as last renewed, and an event that is set once it is gone or the process stops."""
+
+    lease: Lease
+    gone: threading.Event
+
+    @contextmanager
+    def writing(self, store: Store) -> Iterator[Transaction]:
+        """A transaction in which nobody else leads; otherwise the work is interrupted, and the lead over."""
+        try:
+            with store.transaction() as tx:
+                tx.check_lease(self.lease)
+                yield tx
+        except LeaseLost as lost:
+            self.gone.set()
+            raise Interrupted() from lost
 
 
 class Over(threading.Event):

@@ -55,7 +55,7 @@ class Waiting:
                 return Failed(reason=reason)
             if self.clock.monotonic() - asked >= _ASK_S:
                 asked = self.clock.monotonic()
-                lacking = self._lacking(state)
+                lacking = self._lacking(state, context)
                 if not lacking:
                     return Done()
                 for line in lacking:
@@ -64,10 +64,10 @@ class Waiting:
                 told = lacking
             self.clock.sleep(_LOOK_S)
 
-    def _lacking(self, state: RolloutState) -> tuple[str, ...]:
+    def _lacking(self, state: RolloutState, context: Context) -> tuple[str, ...]:
         """What the gates still wait for, for people. Policies that can't be read are waited for as well."""
         try:
-            standings = self._asked(state)
+            standings = self._asked(state, context)
         except (NoPolicies, PoliciesInvalid) as error:
             return (error.message,)
         return tuple(
@@ -76,12 +76,12 @@ class Waiting:
             if not s.decision.granted
         )
 
-    def _asked(self, state: RolloutState) -> list[Standing]:
+    def _asked(self, state: RolloutState, context: Context) -> list[Standing]:
         with self.store.reading() as tx:
             standings = self.authority.looks(tx, state)
         if all(standing.kept for standing in standings):
             return standings
-        with self.store.transaction() as tx:
+        with context.writing(self.store) as tx:
             return self.authority.asks(tx, state)
 
     def _sentry(self, state: RolloutState) -> Sentry:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 from stack.audit.append import append
@@ -23,22 +23,17 @@ from stack.core.names import RolloutId
 from stack.rollout import tables
 from stack.rollout.machine import Done, Failed, Observation, Requested, ServiceView, Transition, step
 from stack.rollout.state import Phase, RolloutState
-from stack.rollout.tenure import TTL_S, Over, Watch
-from stack.store.errors import LeaseLost, StoreAway
+from stack.rollout.tenure import LEASE, TTL_S, Interrupted, Leadership, Over, Watch
+from stack.store.errors import StoreAway
 from stack.store.rows import Lease, RolloutRow, ServiceRow
 from stack.store.store import Store, Transaction
 
 log = logging.getLogger(__name__)
 
 REQUEST = "request"
-LEASE = "orchestrator"
 _POLL_S = 0.1
 _ASK_S = 0.5
 _TICK_S = 2.0
-
-
-class Interrupted(StackError):
-    """The effect was interrupted: an operator asked for something, the lease is gone, or the process stops."""
 
 
 class Context(Protocol):
@@ -56,6 +51,9 @@ class Context(Protocol):
 
     def check(self) -> None:
         """Raise Interrupted when this effect should not go on."""
+
+    def writing(self, store: Store) -> AbstractContextManager[Transaction]:
+        """A transaction under the lead: Interrupted, and nothing written, once another leads."""
 
 
 def stopped(context: Context) -> bool:
@@ -92,14 +90,6 @@ class Finisher(Protocol):
 
     def finished(self, state: RolloutState) -> None:
         """Write what is to be kept for people."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leadership:
-    """The right to act: the lease as last renewed, and an event that is set once it is gone or the process stops."""
-
-    lease: Lease
-    gone: threading.Event
 
 
 class Runner:
@@ -234,24 +224,15 @@ class _RunContext:
         return self._runner._lead.lease.epoch
 
     def tell(self, kind: str, text: str, **data: Any) -> None:
-        with self._leading() as tx:
+        with self.writing(self._runner._store) as tx:
             tx.add_event(self._state.id, kind, text, data)
 
     def evidence(self, kind: str, body: Mapping[str, Any]) -> None:
-        with self._leading() as tx:
+        with self.writing(self._runner._store) as tx:
             tx.add_evidence(self._state.id, str(self._state.phase), kind, dict(body))
 
-    @contextmanager
-    def _leading(self) -> Iterator[Transaction]:
-        """A transaction in which nobody else leads; otherwise the effect is interrupted."""
-        lead = self._runner._lead
-        try:
-            with self._runner._store.transaction() as tx:
-                tx.check_lease(lead.lease)
-                yield tx
-        except LeaseLost as lost:
-            lead.gone.set()
-            raise Interrupted() from lost
+    def writing(self, store: Store) -> AbstractContextManager[Transaction]:
+        return self._runner._lead.writing(store)
 
     def check(self) -> None:
         if self._runner._lead.gone.is_set() or self._runner._request(self._state) is not None:
@@ -281,11 +262,23 @@ class Worker:
         self._ttl = ttl_s
         self._watch = Watch(clock, ttl_s)
         self._stop = threading.Event()
+        self._lead: Leadership | None = None
         self._runners: dict[RolloutId, threading.Thread] = {}
 
     def stop(self) -> None:
         """Ask it to end; ``run`` returns soon, releasing the lease."""
         self._stop.set()
+
+    def lead(self, within_s: float = 0.0) -> Leadership | None:
+        """The lead that this process has, or gets within that time; None while another one leads."""
+        deadline = self._clock.monotonic() + within_s
+        while True:
+            lead = self._lead
+            if lead is not None and not lead.gone.is_set():
+                return lead
+            if self._clock.monotonic() >= deadline:
+                return None
+            self._clock.sleep(_POLL_S)
 
     def run(self, on_lead: LeadHook, tick: Callable[[], None]) -> None:
         """Until stopped: acquire the lease, tell ``on_lead``, drive open rollouts; again when it was lost.
@@ -298,7 +291,7 @@ class Worker:
             if lease is None:
                 self._stop.wait(_ASK_S)
                 continue
-            lead = Leadership(lease=lease, gone=over)
+            self._lead = lead = Leadership(lease=lease, gone=over)
             keeper = threading.Thread(target=self._keep, args=(lead, over), name="lease", daemon=True)
             keeper.start()
             try:

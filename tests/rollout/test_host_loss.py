@@ -52,6 +52,9 @@ class Context:
     def check(self) -> None:
         return None
 
+    def writing(self, store: Store) -> Any:
+        return store.transaction()
+
 
 def started(tmp_path: Path, count: int, failing: set[int], tolerate: int) -> tuple[Any, Door, Context, Any]:
     names = [HostName(f"h{n}") for n in range(count)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from approving import Office
 
 from stack.app.policy_watch import ABOUT, CHANGED, PolicyWatch
+from stack.store.store import Store
 
 
 def test_each_change_is_noted_once_also_over_restarts(tmp_path: Path) -> None:
@@ -14,17 +15,17 @@ def test_each_change_is_noted_once_also_over_restarts(tmp_path: Path) -> None:
     first = office.policies().digest
     watch = PolicyWatch(office.store, office.policies, office.clock)
     for _ in range(3):
-        watch.tick()
-    PolicyWatch(office.store, office.policies, office.clock).tick()
+        watch.tick(Store.transaction)
+    PolicyWatch(office.store, office.policies, office.clock).tick(Store.transaction)
     assert office.recorded(CHANGED) == ["in force"]
     good = (office.folder / "risk.yaml").read_bytes()
     (office.folder / "risk.yaml").write_text("[")
-    watch.tick()
-    watch.tick()
+    watch.tick(Store.transaction)
+    watch.tick(Store.transaction)
     (office.folder / "risk.yaml").write_bytes(good)
-    watch.tick()
+    watch.tick(Store.transaction)
     office.write_people({"ann": ("owner",)})
-    watch.tick()
+    watch.tick(Store.transaction)
     with office.store.reading() as tx:
         noted = [row.body["policy"] for row in tx.audit_of(ABOUT)]
     assert noted == [str(first), "invalid", str(first), str(office.policies().digest)]

@@ -64,6 +64,9 @@ class Context:
     def evidence(self, kind: str, body: Any) -> None:
         return None
 
+    def writing(self, store: Any) -> Any:
+        return store.transaction()
+
     def check(self) -> None:
         self.looks -= 1
         if self.looks < 0:
@@ -79,7 +82,7 @@ class Samples:
         self.status = status
         self.cursor = 0
 
-    def samples(self, since: int = 0) -> dict[str, Any]:
+    def attempts(self, since: int = 0) -> dict[str, Any]:
         if self.status is None:
             raise GatewayUnavailable("gone")
         self.cursor += 40
@@ -173,7 +176,7 @@ def test_policies_that_break_meanwhile_are_waited_for(office: Office) -> None:
 
 
 def test_a_candidate_that_fails_while_it_waits_goes_back(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stack.store.store.Reading.replicas", lambda *_, **__: (SimpleNamespace(id="tiny-a"),))
+    monkeypatch.setattr("stack.store.store.Reading.live_ids", lambda *_, **__: frozenset({"tiny-a"}))
     for effect in ("for_approval", "for_a_person"):
         seen = getattr(waiting(office, Samples(500)), effect)(STATE, Context(50))
         assert isinstance(seen, Failed)

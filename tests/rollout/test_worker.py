@@ -292,7 +292,7 @@ def test_a_stable_release_without_a_replica_is_not_in_order(store: Store) -> Non
     routes: Any = SimpleNamespace(converge=lambda: False)
     nothing: Any = None
     reconciler = Reconciler(store=store, hosts=nothing, routes=routes, authority=nothing, inventory={}, clock=CLOCK)
-    assert reconciler.restore("tiny") == ("it has none",)
+    assert reconciler.restore("tiny", lambda: None) == ("it has none",)
 
 
 def reached(store: Store, rollout: RolloutId, phase: str) -> bool:
