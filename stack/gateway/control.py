@@ -52,6 +52,14 @@ class GatewayControl:
         """The books (see ``metrics``): counters since the process started, and single attempts after ``since``."""
         return self._ask({"op": "samples", "since": since})
 
+    def attempts(self, since: int = 0) -> dict[str, Any]:
+        """Of ``samples`` only the single attempts after ``since``, and only of replicas that have some."""
+        return self._ask({"op": "samples", "since": since, "part": "attempts"})
+
+    def counters(self) -> dict[str, Any]:
+        """Of ``samples`` what a look at every replica's health needs."""
+        return self._ask({"op": "samples", "part": "counters"})
+
     def health(self) -> dict[str, Any]:
         """What ``/health`` says, with ``ready``."""
         return self._ask({"op": "health"})

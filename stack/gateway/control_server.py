@@ -77,7 +77,8 @@ class ControlServer:
             if operation == "put-table":
                 return {"ok": True, "version": self._put(RoutingTable.from_json(question["table"]))}
             if operation == "samples":
-                return {"ok": True, **self.core.books.samples(int(question.get("since", 0)), self.core.health.failures)}
+                since, part = int(question.get("since", 0)), str(question.get("part", "all"))
+                return {"ok": True, **self.core.books.samples(since, self.core.health.failures, part)}
             if operation == "table":
                 return {"ok": True, "table": self.core.table.to_json() if self.core.table else None}
             if operation == "health":

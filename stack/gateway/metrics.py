@@ -64,26 +64,35 @@ class TargetBooks:
         tokens = None if usage is None else usage.completion
         self.ring.append((seq, status, latency, ttft, tokens, self.slice, pinned, outcome))
 
-    def to_json(self, since: int) -> dict[str, Any]:
-        """Counters, and the ring's items after ``since``; ``lost`` is 0 or an upper bound of what fell out."""
+    def attempts(self, since: int) -> dict[str, Any] | None:
+        """The ring's items after ``since``, if there are any; ``lost`` is 0 or an upper bound of what fell out."""
+        if not self.ring or self.ring[-1][0] <= since:
+            return None
         items = []
         for item in reversed(self.ring):
             if item[0] <= since:
                 break
             items.append(list(item))
+        lost = max(0, min(self.dropped, self.dropped_seq - since))
+        return {"slice": self.slice, "items": items[::-1], "lost": lost}
+
+    def counters(self) -> dict[str, Any]:
+        """What a look at the replica's health needs."""
+        return {"slice": self.slice, "by_status": {str(s): n for s, n in sorted(self.by_status.items())}}
+
+    def to_json(self, since: int) -> dict[str, Any]:
+        """Everything: counters, histograms, and the attempts after ``since``."""
         return {
             "service": self.service,
-            "slice": self.slice,
             "requests": self.requests,
             "errors": self.errors,
-            "by_status": {str(s): n for s, n in sorted(self.by_status.items())},
             "latency_hist": list(self.latency),
             "ttft_hist": list(self.ttft),
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "without_usage": self.without_usage,
-            "items": items[::-1],
-            "lost": max(0, min(self.dropped, self.dropped_seq - since)),
+            **self.counters(),
+            **(self.attempts(since) or {"items": [], "lost": 0}),
         }
 
 
@@ -131,18 +140,25 @@ class Books:
         """The gateway answered with an error of its own."""
         self.refused[code] = self.refused.get(code, 0) + 1
 
-    def samples(self, since: int, failures: dict[str, int]) -> dict[str, Any]:
-        """The reply to op ``samples``; ``cursor`` is the next ``since``."""
-        return {
-            "boot_id": self.boot_id,
-            "cursor": self.seq,
-            "buckets": list(BUCKETS),
-            "refused": dict(self.refused),
-            "targets": {
-                str(t): {**b.to_json(since), "inflight": self.inflight[t], "consecutive_failures": failures.get(t, 0)}
-                for t, b in self.targets.items()
-            },
+    def samples(self, since: int, failures: dict[str, int], part: str = "all") -> dict[str, Any]:
+        """The reply to op ``samples``; ``cursor`` is the next ``since``. A replica's histograms are most of it, and of
+        a thousand replicas few were asked in the last fifth of a second: ``part`` says what is wanted."""
+        head: dict[str, Any] = {"boot_id": self.boot_id, "cursor": self.seq}
+        if part == "attempts":
+            found = ((str(t), b.attempts(since)) for t, b in self.targets.items())
+            return {**head, "targets": {t: rows for t, rows in found if rows}}
+        counters = part == "counters"
+        targets = {
+            str(t): {
+                **(b.counters() if counters else b.to_json(since)),
+                "inflight": self.inflight[t],
+                "consecutive_failures": failures.get(t, 0),
+            }
+            for t, b in self.targets.items()
         }
+        if counters:
+            return {**head, "targets": targets}
+        return {**head, "buckets": list(BUCKETS), "refused": dict(self.refused), "targets": targets}
 
 
 def prometheus(books: Books, failures: dict[str, int], version: int) -> bytes:

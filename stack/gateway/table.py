@@ -7,6 +7,7 @@ Who may push a table, and in which order, is the control server's business; pick
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
@@ -18,6 +19,7 @@ from stack.gateway.errors import InvalidTable
 
 Slice = Literal["stable", "candidate", "lkg"]
 SLICES: tuple[Slice, ...] = get_args(Slice)
+HOLD_MAX_S = 300
 
 _Text = TypeVar("_Text", bound=str)
 _PUBLIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
@@ -45,12 +47,16 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """A public model name: its aliases, the slices' weights (integers, sum 100) and its replicas."""
+    """A public model name: its aliases, the slices' weights (integers, sum 100) and its replicas.
+
+    ``hold_s``: how long a request waits for a replica while there is none; 0: it is refused at once.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
     weights: dict[Slice, int]
     targets: tuple[Target, ...] = ()
+    hold_s: float = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +119,9 @@ class RoutingTable:
 
 
 def _service_json(service: Service) -> dict[str, Any]:
+    held = {"hold_s": service.hold_s} if service.hold_s else {}  # gateways that know no waiting read all other tables
     return {
+        **held,
         "name": service.name,
         "aliases": list(service.aliases),
         "weights": dict(service.weights),
@@ -163,7 +171,11 @@ class _Reader:
 
 
 def _service(reader: _Reader, value: Any, where: str) -> Service:
-    row = reader.record(value, where, {"name", "weights", "targets"}, {"aliases"})
+    row = reader.record(value, where, {"name", "weights", "targets"}, {"aliases", "hold_s"})
+    hold = row.get("hold_s", 0)
+    if not isinstance(hold, int | float) or isinstance(hold, bool) or not 0 <= hold <= HOLD_MAX_S:
+        reader.problem(where, f"hold_s must be a number of seconds from 0 to {HOLD_MAX_S}")
+        hold = 0
     return Service(
         name=reader.text(row.get("name", "x"), f"{where}.name", _PUBLIC),
         aliases=reader.texts(row, "aliases", where),
@@ -171,6 +183,7 @@ def _service(reader: _Reader, value: Any, where: str) -> Service:
         targets=tuple(
             _target(reader, t, f"{where}.targets[{i}]") for i, t in enumerate(reader.rows(row, "targets", where))
         ),
+        hold_s=hold,
     )
 
 
@@ -248,4 +261,6 @@ def _collisions(table: RoutingTable) -> list[str]:
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
-    return [n for i, n in enumerate(names) if n in names[:i]]
+    if len(set(names)) == len(names):
+        return []
+    return sorted(n for n, times in Counter(names).items() if times > 1)

@@ -76,7 +76,7 @@ class Holding:
             return self._watch(state, context, limits, replay)
 
     def _watch(self, state: RolloutState, context: Context, limits: Limits, replay: Replay | None) -> Observation:
-        window = opened(self.control.samples())
+        window = opened(self.control.attempts())
         began = seen_at = self.clock.monotonic()
         look, last, doubted = 0, Glance(), Observed()
         known = None if replay else self._before_traffic(state)
@@ -130,11 +130,11 @@ class Holding:
 
     def _read(self, window: Window, state: RolloutState, limits: Limits) -> Window | None:
         try:
-            samples = self.control.samples(since=window.cursor)
+            samples = self.control.attempts(since=window.cursor)
         except GatewayUnavailable:
             return None
         with self.store.reading() as tx:
-            replicas = [r.id for r in tx.replicas(service=state.service, live_only=True)]
+            replicas = tx.live_ids(state.service)
         return extended(window, samples, replicas, limits.max_latency_p95_s) or opened(samples)
 
     def _judge(

@@ -36,11 +36,11 @@ class Sentry:
         if not state.exposed:
             return None
         try:
-            samples = self._control.samples(since=self._window.cursor if self._window else 0)
+            samples = self._control.attempts(since=self._window.cursor if self._window else 0)
         except GatewayUnavailable:
             return None
         with self._store.reading() as tx:
-            replicas = [r.id for r in tx.replicas(service=state.service, live_only=True)]
+            replicas = tx.live_ids(state.service)
         now = self._clock.monotonic()
         further = extended(self._window, samples, replicas, self._limits.max_latency_p95_s) if self._window else None
         if further is None or now - self._began > _WINDOW_S:

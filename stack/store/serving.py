@@ -55,6 +55,13 @@ class ServingReads(Session):
             query = query.where(replicas.c.state.in_(LIVE_STATES))
         return tuple(sorted((ReplicaRow.from_row(row) for row in self._all(query)), key=lambda row: row.id))
 
+    def live_ids(self, service: str) -> frozenset[str]:
+        """The ids of a service's replicas that are not stopped or failed: for those who look several times a second."""
+        query = select(replicas.c.id).where(
+            replicas.c.service == as_text(str(service)), replicas.c.state.in_(LIVE_STATES)
+        )
+        return frozenset(row["id"] for row in self._all(query))
+
     def replica(self, replica_id: str) -> ReplicaRow | None:
         """The replica of this id, if there is one."""
         row = self._first(select(replicas).where(replicas.c.id == as_text(str(replica_id))))

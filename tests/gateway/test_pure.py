@@ -19,7 +19,7 @@ from stack.gateway.errors import InvalidTable
 from stack.gateway.health import THRESHOLD, Health
 from stack.gateway.metrics import BUCKETS, RING, Books, prometheus
 from stack.gateway.request import BadRequest, read_completion
-from stack.gateway.routing import compile_route, pick
+from stack.gateway.routing import WIDE, compile_route, pick
 from stack.gateway.table import SLICES, Key, Limits, RoutingTable, Service, Slice, Target
 from stack.gateway.usage import StreamWatch, Usage, read_answer, usage_from_tail
 
@@ -206,6 +206,26 @@ def test_equal_load_is_spread_over_the_replicas() -> None:
     assert min(first.values()) > 900
 
 
+@given(st.floats(0, 1, exclude_max=True), st.sets(st.integers(0, 99), max_size=100), st.integers(0, 99))
+def test_of_a_wide_slice_enough_are_looked_at_and_first_those_that_look_up(roll: float, down: set[int], n: int) -> None:
+    members: dict[str, Slice] = {f"s{number}": "stable" for number in range(100)}
+    route = compile_route(service({**members, "l": "lkg"}, {"stable": 100}))
+    names = {f"s{number}" for number in down}
+    order = [t.id for t in pick(route, pin=None, roll=roll, load={f"s{n}": -1}, down=names)]
+    assert len(set(order)) == len(order) == WIDE + 1
+    looks = [name in names for name in order]
+    assert looks == sorted(looks) and looks.count(False) == min(WIDE, 100 - len(down)) + 1
+    if f"s{n}" in order and n not in down:
+        assert order[0] == f"s{n}", "the least busy of those that were looked at"
+
+
+def test_every_replica_of_a_wide_slice_gets_its_share() -> None:
+    members: dict[str, Slice] = {f"s{number}": "stable" for number in range(100)}
+    route = compile_route(service(members, {"stable": 100}))
+    first = Counter(pick(route, pin=None, roll=n / 10000, load={}, down={"s7"})[0].id for n in range(10000))
+    assert "s7" not in first and len(first) == 99 and max(first.values()) < 250
+
+
 def test_a_candidate_without_weight_gets_nothing_not_even_a_retry() -> None:
     route = compile_route(service({"s": "stable", "c": "candidate"}, {"stable": 100, "candidate": 0}))
     assert [t.id for t in pick(route, pin=None, roll=0.99, load={}, down={"s"})] == ["s"]
@@ -348,6 +368,24 @@ def test_the_ring_tells_what_it_lost() -> None:
     assert rows["lost"] == 10 and len(rows["items"]) == RING and rows["items"][0][0] == 11
     assert books.samples(10, {})["targets"]["r"]["lost"] == 0
     assert books.samples(9, {})["targets"]["r"]["lost"] == 1
+
+
+def test_a_part_of_the_samples_is_that_part_of_all_of_them() -> None:
+    books = Books("boot")
+    for name in ("quiet", "asked"):
+        books.open(name, "tiny", "stable")
+    for _ in range(RING + 10):
+        books.began("asked", "tiny", "stable")
+        books.ended("asked", 200, 0.01, None, None, False, "ok")
+    for since in (0, 9, 10, RING, RING + 9, RING + 10):
+        whole, part = books.samples(since, {}), books.samples(since, {}, "attempts")
+        told = {t: {k: b[k] for k in ("slice", "items", "lost")} for t, b in whole["targets"].items() if b["items"]}
+        assert part == {"boot_id": "boot", "cursor": RING + 10, "targets": told}
+    counters = books.samples(0, {"quiet": 2}, "counters")["targets"]
+    assert set(counters) == {"quiet", "asked"} and "latency_hist" not in counters["asked"]
+    for name, kept in books.samples(0, {"quiet": 2})["targets"].items():
+        assert counters[name].items() <= kept.items()
+    assert counters["quiet"]["consecutive_failures"] == 2 and counters["asked"]["by_status"] == {"200": RING + 10}
 
 
 def test_cancelled_is_no_error_and_broken_is_no_success() -> None:

@@ -175,6 +175,7 @@ def test_replicas_and_ports(store: Store) -> None:
             tx.put_replica(replica(f"r{number}", 20000 + number, state=state))
         assert [r.id for r in tx.replicas(service="tiny", live_only=True)] == ["r0", "r1", "r2"]
         assert tx.replicas(service="none") == ()
+        assert tx.live_ids("tiny") == {"r0", "r1", "r2"} and tx.live_ids("none") == frozenset()
         assert tx.free_port("local", 20000, 20009) == 20003
         assert tx.free_port("elsewhere", 20000, 20009) == 20000
         with pytest.raises(errors.NoPort):
