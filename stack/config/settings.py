@@ -211,7 +211,7 @@ class ServiceSettings:
     """What runs it."""
     launch: LaunchSettings = setting(Section(LaunchSettings), LaunchSettings())
     """With which parameters."""
-    hosts: tuple[HostName, ...] = setting(ListOf(Text(HostName), 100), (HostName("local"),))
+    hosts: tuple[HostName, ...] = setting(ListOf(Text(HostName), 1000), (HostName("local"),))
     """Where; names from ``hosts``."""
     replicas: int = setting(Whole(1, 64), 1)
     """Processes per host."""
