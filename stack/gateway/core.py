@@ -16,6 +16,7 @@ from stack.gateway.metrics import Books
 from stack.gateway.routing import Route, compile_route
 from stack.gateway.table import Key, Limits, RoutingTable, Target
 from stack.gateway.upstream import Pool
+from stack.gateway.waiting import WaitingRoom
 
 
 class GatewayCore:
@@ -33,6 +34,7 @@ class GatewayCore:
         self.keys: Mapping[bytes, Key] = {}
         self.pools: dict[Target, Pool] = {}
         self.draining = False
+        self.waiting = WaitingRoom()
 
     @property
     def version(self) -> int:
@@ -52,6 +54,12 @@ class GatewayCore:
         for gone in [t for t in self.pools if t not in targets]:
             self.pools.pop(gone).close()
         self.table, self.limits, self.routes, self.keys = table, table.limits, routes, keys
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Whoever waits for a replica and need not, or may not, wait any more goes on."""
+        if self.waiting:
+            self.waiting.let_go(self.table, self.books.inflight, draining=self.draining)
 
     def pool(self, target: Target) -> Pool:
         """The connections to this replica."""
@@ -67,13 +75,15 @@ class GatewayCore:
         return self.keys.get(hashlib.sha256(header[7:].strip()).digest())
 
     def ready(self) -> tuple[bool, dict[str, object]]:
-        """Whether every service has a replica, and the JSON that says so."""
-        services = {s.name: len(s.targets) for s in self.table.services} if self.table else {}
-        ready = self.table is not None and all(services.values()) and not self.draining
+        """Whether every service has a replica (or one that its requests wait for), and the JSON that says so."""
+        found = self.table.services if self.table else ()
+        services = {s.name: len(s.targets) for s in found}
+        ready = self.table is not None and all(s.targets or s.hold_s for s in found) and not self.draining
         return ready, {
             "status": "ok" if ready else "draining" if self.draining else "unavailable",
             "table_version": self.version,
             "boot_id": self.books.boot_id,
             "services": services,
             "looks_down": sorted(self.health.down),
+            "waiting": len(self.waiting),
         }

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from stack.gateway import answers
 from stack.gateway.answers import JSON, Problem
 from stack.gateway.bigbody import BIG
+from stack.gateway.client import Client
 from stack.gateway.core import GatewayCore
 from stack.gateway.metrics import BROKEN, CANCELLED
 from stack.gateway.request import BadRequest, Completion, read_completion
 from stack.gateway.routing import pick
-from stack.gateway.table import Key, Slice, Target
+from stack.gateway.table import Key, Service, Slice, Target
 from stack.gateway.upstream import Upstream
 from stack.gateway.usage import TAIL, WHOLE, StreamWatch, Usage, read_answer, read_ends
 
@@ -34,25 +35,6 @@ RETRIED = frozenset((429, 500, 502, 503, 504))
 EVENTS = b"text/event-stream"
 _LAST_WORDS = {"timeout": answers.UPSTREAM_TIMEOUT, "busy": answers.UPSTREAM_BUSY}
 _LAST_WORDS |= dict.fromkeys(("bad_answer", "wrong_model", "stream_error"), answers.BAD_ANSWER)
-
-
-class Client(Protocol):
-    """The connection that the answer goes to."""
-
-    slow: bool
-
-    @property
-    def http10(self) -> bool:
-        """No chunks, the end of the connection is the end of the answer."""
-
-    def write(self, data: bytes) -> None:
-        """Send these bytes."""
-
-    def keeps(self) -> bool:
-        """Whether the connection stays open after this answer."""
-
-    def finished(self, *, whole: bool = True) -> None:
-        """The answer is over; one that is not whole is never followed by another."""
 
 
 class Exchange:
@@ -120,8 +102,23 @@ class Exchange:
         self.index = 0
         if self.targets:
             self._attempt()
-        else:
+        elif self.pin is not None or not self._waits(route.service):
             self._refuse(answers.NO_TARGET)
+
+    def _waits(self, service: Service) -> bool:
+        """One is about to come: wait for it."""
+        entered = service.hold_s > 0 and self.core.waiting.enter(self, service.name, len(self.completion.rest))
+        if entered:
+            self.deadline = self.core.now() + service.hold_s
+        return entered
+
+    def again(self) -> None:
+        """There is a replica again."""
+        self._route(self.completion)
+
+    def give_up(self) -> None:
+        """There is none, and this request has waited long enough."""
+        self._refuse(answers.NO_TARGET)
 
     # -- 2. attempts
     def _attempt(self) -> None:
@@ -372,6 +369,7 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client has gone: stop the replica's work too."""
+        self.core.waiting.leave(self)
         if self.task is not None:
             self.task.cancel()
         up, self.up = self.up, None
@@ -382,7 +380,11 @@ class Exchange:
 
     def tick(self, now: float) -> None:
         """Time has passed."""
-        if now < self.deadline or not self.attempted:
+        if now < self.deadline:
+            return
+        if not self.attempted:
+            if self.core.waiting.leave(self):
+                self.give_up()
             return
         if self.started and self.client.slow:
             self.cancel()

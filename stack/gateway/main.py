@@ -111,6 +111,7 @@ async def _keep_time(core: GatewayCore, clients: set[Downstream]) -> None:
         now = core.now()
         for client in list(clients):
             client.tick(now)
+        core.let_go()
 
 
 async def _drain(core: GatewayCore, clients: set[Downstream], within_s: float) -> None:

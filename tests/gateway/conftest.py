@@ -89,10 +89,11 @@ class Gateway:
 
     def put(
         self, targets: list[dict[str, Any]], weights: dict[str, int] | None = None, *, aliases: tuple[str, ...] = (),
-        limits: dict[str, Any] | None = None, keys: list[dict[str, Any]] | None = None,
+        limits: dict[str, Any] | None = None, keys: list[dict[str, Any]] | None = None, hold_s: float = 0,
     ) -> None:  # fmt: skip
         self.version += 1
         service = {"name": "tiny", "aliases": list(aliases), "weights": weights or {"stable": 100}, "targets": targets}
+        service |= {"hold_s": hold_s} if hold_s else {}
         default = [
             {"id": "client", "sha256": sha(KEY), "models": None, "may_pin": False},
             {"id": "probe", "sha256": sha(PROBE_KEY), "models": None, "may_pin": True},
