@@ -23,6 +23,15 @@ and of a rollback by hand::
    13 CHECKING   -> SWITCHING | PLACING       the last known good is warm | start it first, then WARMING
    14 SWITCHING  -> CONFIRMING -> RETIRING -> ROLLED_BACK
 
+and where the new replicas don't fit beside the old ones, one after the other (``state.swap``); of a rollback by hand,
+without the steps in brackets::
+
+   16 PLACING    -> [MEASURING] -> QUEUEING  placed but not started; [how well stable does; approvals] while it serves
+   17 QUEUEING   -> DRAINING -> STARTING -> WARMING [-> SMOKING -> EVALUATING -> SHIFTING to 100 %]
+                                              requests wait; running streams end, then the old replicas; the new start
+   18 from QUEUEING on, whatever fails, is not shown, or takes longer than it may
+                -> RESTORING -> REVERTING    the new replicas end, the old ones start, then traffic back (10)
+
 Nothing here reads a clock, a file or a socket. Whatever can't be told from the observation is a failure.
 """
 
@@ -34,7 +43,7 @@ from typing import Any
 
 from stack.core.digest import Digest
 from stack.core.errors import StackError
-from stack.rollout.state import Phase, Placement, RolloutState, Verdict
+from stack.rollout.state import Phase, Placement, RolloutState, Swap, Verdict
 
 CLEANING_ATTEMPTS = 3
 
@@ -58,11 +67,12 @@ class Done:
     """The phase's effect succeeded. ``placements``: what PREFLIGHT chose, what PLACING started, or where CHECKING found
     the last known good running.
 
-    ``retire``: replicas of releases that no role needs any more.
+    ``retire``: replicas of releases that no role needs any more. ``swap``: how PREFLIGHT would make room, if it must.
     """
 
     placements: tuple[Placement, ...] | None = None
     retire: tuple[Placement, ...] | None = None
+    swap: Swap | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +95,7 @@ class NotWarm:
     """CHECKING found no healthy replica of the last known good: it must be started at these places."""
 
     placements: tuple[Placement, ...]
+    swap: Swap | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +136,7 @@ def step(state: RolloutState, service: ServiceView, seen: Observation) -> Transi
         case NotWarm():
             if state.phase is not Phase.CHECKING:
                 raise _impossible(state, seen)
-            cold = replace(state, placements=seen.placements)
+            cold = replace(state, placements=seen.placements, swap=seen.swap)
             return _go(cold, service, Phase.PLACING, "last known good not warm")  # 13
         case Done():
             return _done(state, service, seen)
@@ -153,12 +164,26 @@ def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
         case Phase.PREFLIGHT:
             if not seen.placements:
                 return _failed(state, service, "preflight named no place for the candidate")
-            placed = replace(state, placements=seen.placements)
+            ladder = (100,) if seen.swap else state.ladder  # 16: there is nobody to share traffic with
+            placed = replace(state, placements=seen.placements, swap=seen.swap, ladder=ladder)
             return _go(placed, replace(service, candidate=state.release), Phase.PLACING)  # 2
         case Phase.CHECKING:
             return _switch(replace(state, placements=seen.placements or ()), service)  # 13
         case Phase.PLACING if seen.placements == ():
             return _failed(state, service, "no replica was placed")
+        case Phase.PLACING if state.swap is not None:
+            return _go(state, service, Phase.MEASURING if state.kind == "deploy" else Phase.QUEUEING)  # 16
+        case Phase.MEASURING:
+            return _toward(state, service, 0)  # 16
+        case Phase.QUEUEING if state.swap is not None:
+            waiting = replace(state, swap=replace(state.swap, began=state.entered_at))
+            return _go(waiting, service, Phase.DRAINING)  # 17
+        case Phase.DRAINING:
+            return _go(state, service, Phase.STARTING)  # 17
+        case Phase.STARTING:
+            return _go(state, service, Phase.WARMING)  # 17
+        case Phase.RESTORING:
+            return _go(state, service, Phase.REVERTING)  # 18
         case Phase.PLACING:
             return _go(_without_lost(state, seen.placements), service, Phase.WARMING)  # 3
         case Phase.WARMING if state.kind == "rollback":
@@ -167,6 +192,8 @@ def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
             return _go(state, service, Phase.SMOKING)  # 4
         case Phase.SMOKING:
             return _go(state, service, Phase.EVALUATING)  # 5
+        case Phase.AWAITING if state.awaiting is not None and state.swap is not None:
+            return _go(replace(state, awaiting=None), service, Phase.QUEUEING)  # 16
         case Phase.AWAITING if state.awaiting is not None:
             return _shift(replace(state, awaiting=None), service, state.awaiting)  # 15
         case Phase.SHIFTING:
@@ -178,7 +205,8 @@ def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
         case Phase.REVERTING:
             return _go(state, service, Phase.CONFIRMING)  # 10
         case Phase.CONFIRMING:
-            return _go(state, service, Phase.RETIRING if state.kind == "rollback" else Phase.CLEANING)  # 10, 14
+            given_up = state.kind == "deploy" or (state.swap is not None and state.swap.back)
+            return _go(state, service, Phase.CLEANING if given_up else Phase.RETIRING)  # 10, 14, 18
         case Phase.RETIRING:
             return _go(state, service, Phase.PROMOTED if state.kind == "deploy" else Phase.ROLLED_BACK)  # 9, 14
         case Phase.CLEANING:
@@ -202,10 +230,12 @@ def _judged(state: RolloutState, service: ServiceView, seen: Judged) -> Transiti
     judged = replace(state, verdict=seen.verdict, reason=seen.reason)
     if seen.verdict is Verdict.ROLLBACK:
         return _failed(judged, service, seen.reason)  # 10
+    if seen.verdict is Verdict.INCONCLUSIVE and state.swap is not None and state.phase is Phase.EVALUATING:
+        return _failed(judged, service, seen.reason)  # 18: nobody serves while it would wait for a person
     if seen.verdict is Verdict.INCONCLUSIVE:
         return _go(replace(judged, paused_from=state.phase), service, Phase.PAUSED, seen.reason)  # 11
     if state.phase is Phase.EVALUATING:
-        return _toward(judged, service, 0)  # 6
+        return _shift(judged, service, 0) if state.swap else _toward(judged, service, 0)  # 17, 6
     if state.rung + 1 < len(state.ladder):
         return _toward(judged, service, state.rung + 1)  # 8
     promoted = ServiceView(stable=state.release, candidate=None, lkg=state.stable, weights={"stable": 100})
@@ -214,7 +244,7 @@ def _judged(state: RolloutState, service: ServiceView, seen: Judged) -> Transiti
 
 def _toward(state: RolloutState, service: ServiceView, rung: int) -> Transition:
     if not state.gates_before(rung):
-        return _shift(state, service, rung)
+        return _go(state, service, Phase.QUEUEING) if state.swap else _shift(state, service, rung)  # 16
     waiting = f"for approval to go to {state.ladder[rung]} %"
     return _go(replace(state, awaiting=rung), service, Phase.AWAITING, waiting)  # 15
 
@@ -233,7 +263,7 @@ def _switch(state: RolloutState, service: ServiceView) -> Transition:
 def _failed(state: RolloutState, service: ServiceView, reason: str) -> Transition:
     """10: back, from wherever it is. What is needed to be safe is tried until it works."""
     match state.phase:
-        case Phase.REVERTING | Phase.PROMOTING | Phase.SWITCHING:
+        case Phase.RESTORING | Phase.REVERTING | Phase.PROMOTING | Phase.SWITCHING:
             again = replace(state, attempt=state.attempt + 1)
             return _go(again, service, state.phase, f"again: {reason}", keep_attempt=True)
         case Phase.RETIRING:
@@ -254,10 +284,23 @@ def _failed(state: RolloutState, service: ServiceView, reason: str) -> Transitio
             return _back(replace(state, reason=reason), service, reason)
 
 
+_UNASKED = (
+    Phase.PLANNED,
+    Phase.PREFLIGHT,
+    Phase.PLACING,
+    Phase.MEASURING,
+    Phase.QUEUEING,
+    Phase.DRAINING,
+    Phase.STARTING,
+)
+
+
 def _back(state: RolloutState, service: ServiceView, reason: str) -> Transition:
     # What fails before there is anything to ask says nothing about the release: no verdict.
-    unasked = state.phase in (Phase.PLANNED, Phase.PREFLIGHT, Phase.PLACING)
-    judged = replace(state, verdict=None if unasked else Verdict.ROLLBACK)
+    judged = replace(state, verdict=None if state.phase in _UNASKED else Verdict.ROLLBACK)
+    if state.swap is not None and (state.swap.began or state.phase is Phase.QUEUEING):
+        swap = replace(state.swap, began=state.swap.began or state.entered_at, back=True)
+        return _go(replace(judged, swap=swap), view_without(service), Phase.RESTORING, reason)  # 18
     if state.kind == "rollback":
         return _go(judged, service, Phase.CLEANING if state.placements else Phase.FAILED, reason)
     if state.exposed:
@@ -285,6 +328,10 @@ def _abortable(state: RolloutState) -> bool:
         Phase.PLANNED,
         Phase.PREFLIGHT,
         Phase.PLACING,
+        Phase.MEASURING,
+        Phase.QUEUEING,
+        Phase.DRAINING,
+        Phase.STARTING,
         Phase.WARMING,
         Phase.SMOKING,
         Phase.EVALUATING,

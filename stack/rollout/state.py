@@ -5,6 +5,7 @@ Rules of evolution: fields are added with a default, never renamed; a phase is n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -22,6 +23,10 @@ class Phase(StrEnum):
     CHECKING = "checking"
     PREFLIGHT = "preflight"
     PLACING = "placing"
+    MEASURING = "measuring"
+    QUEUEING = "queueing"
+    DRAINING = "draining"
+    STARTING = "starting"
     WARMING = "warming"
     SMOKING = "smoking"
     EVALUATING = "evaluating"
@@ -31,6 +36,7 @@ class Phase(StrEnum):
     PAUSED = "paused"
     PROMOTING = "promoting"
     SWITCHING = "switching"
+    RESTORING = "restoring"
     REVERTING = "reverting"
     CONFIRMING = "confirming"
     RETIRING = "retiring"
@@ -63,6 +69,26 @@ class Placement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Swap:
+    """One after the other: the replicas in ``ends`` make room for the new ones, and requests wait meanwhile.
+
+    ``predicted_s``: how long nobody was said to serve; ``longest_s``: how long that may take at most. ``began`` is when
+    requests began to wait (empty: not yet), ``back`` whether it was given up and the old replicas are wanted again.
+    """
+
+    ends: tuple[Placement, ...]
+    predicted_s: float
+    longest_s: float
+    began: str = ""
+    back: bool = False
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Swap:
+        """Inverse of ``asdict``."""
+        return cls(**{**body, "ends": _places(body["ends"])})
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolloutState:
     """One rollout. ``release`` is what it brings in (for a rollback: the last known good).
 
@@ -72,7 +98,8 @@ class RolloutState:
 
     ``environment``, ``change`` (the ticket), ``requester`` and ``approval`` (the request for approval that is used up
     at the start; empty: the policies want none) say by which right it runs. ``gates`` are the per cents of traffic
-    before which approval is asked again; ``awaiting`` is the index of the rung that waits for it.
+    before which approval is asked again; ``awaiting`` is the index of the rung that waits for it. ``swap`` is there
+    when the new replicas don't fit beside the old ones.
     """
 
     id: RolloutId
@@ -101,6 +128,7 @@ class RolloutState:
     approval: str = ""
     gates: tuple[int, ...] = ()
     awaiting: int | None = None
+    swap: Swap | None = None
 
     @property
     def percent(self) -> int:
@@ -117,8 +145,11 @@ class RolloutState:
         return OperationId(f"{self.id}.{name}.{self.attempt}")
 
     def to_json(self) -> dict[str, Any]:
-        """``RolloutState.from_json(s.to_json()) == s``."""
-        return asdict(self)
+        """``RolloutState.from_json(s.to_json()) == s``. Without a swap, as releases write it that know none."""
+        body = asdict(self)
+        if self.swap is None:
+            del body["swap"]
+        return body
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> RolloutState:
@@ -126,11 +157,6 @@ class RolloutState:
 
         def digest(key: str) -> Digest | None:
             return None if body[key] is None else Digest(body[key])
-
-        def places(key: str) -> tuple[Placement, ...]:
-            return tuple(
-                Placement(replica=ReplicaId(p["replica"]), host=HostName(p["host"]), port=p["port"]) for p in body[key]
-            )
 
         typed: dict[str, Any] = {
             "id": RolloutId(body["id"]),
@@ -141,11 +167,16 @@ class RolloutState:
             "lkg": digest("lkg"),
             "ladder": tuple(body["ladder"]),
             "phase": Phase(body["phase"]),
-            "placements": places("placements"),
-            "retire": places("retire"),
+            "placements": _places(body["placements"]),
+            "retire": _places(body["retire"]),
             "paused_from": Phase(body["paused_from"]) if body["paused_from"] else None,
             "verdict": Verdict(body["verdict"]) if body["verdict"] else None,
             "notes": tuple(body["notes"]),
             "gates": tuple(body.get("gates", ())),
+            "swap": Swap.from_json(body["swap"]) if body.get("swap") else None,
         }
         return cls(**{**body, **typed})
+
+
+def _places(rows: Iterable[dict[str, Any]]) -> tuple[Placement, ...]:
+    return tuple(Placement(replica=ReplicaId(p["replica"]), host=HostName(p["host"]), port=p["port"]) for p in rows)
