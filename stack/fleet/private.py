@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,12 +47,21 @@ def sweep(base: Path) -> list[Path]:
     removed = []
     for folder in base.glob(f"stack-run-{os.getuid()}-*"):
         match = _NAME.match(folder.name)
-        if match is None or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        if match is None or not _ours(folder):
             continue
         if started(int(match.group(2))) != int(match.group(3)) and not _in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
     return removed
+
+
+def _ours(folder: Path) -> bool:
+    """A directory of this user's own. Runs for several hosts sweep at once: it may be gone by now."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 def started(pid: int) -> int:

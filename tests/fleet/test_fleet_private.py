@@ -17,7 +17,7 @@ from conftest_fleet import PLAYBOOKS, REPOSITORY, Local, fake_installed, launch_
 from spies import HUSH, spying_python
 
 from stack.fleet import HostEvent, OperationResult, door
-from stack.fleet.private import private_directory
+from stack.fleet.private import private_directory, sweep
 from stack.fleet.variables import PLAYBOOKS as TAKEN
 
 # -- secrets in tasks
@@ -151,6 +151,17 @@ def test_private_data_of_a_killed_process_goes_with_the_next_run(tmp_path: Path)
     assert folder.exists(), "nobody could clean up"
     with private_directory(tmp_path):
         assert not folder.exists()
+
+
+def test_a_directory_that_another_sweep_was_quicker_with_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs for several hosts begin at once, each with a sweep: what one has listed the other has removed."""
+    listed = [tmp_path / f"stack-run-{os.getuid()}-1-1-{name}" for name in ("gone", "left")]
+    listed[1].mkdir()
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(listed) if self == tmp_path else iter(()))
+    assert sweep(tmp_path) == [listed[1]]
+    assert not listed[1].exists()
 
 
 def test_values_go_by_a_file_and_are_in_no_command_line_of_the_controller(local: Local, source: Path) -> None:
