@@ -12,15 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stack.fleet.events import Account
+from stack.fleet.said import NotAnObservation, observation, plain_lines, step_state
 from stack.fleet.values import OperationResult, Status
 
-_LAST_STEP = {"deploy.yml": "start", "rollback.yml": "start", "drain.yml": "stop"}
-_PUBLIC = ("replicas", "epoch", "operation", "service_manager", "supervised", "facts")
-
-
-def public(observed: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of an observation that callers are shown."""
-    return {key: observed[key] for key in _PUBLIC if key in observed}
+_LAST_STEP = {"deploy.yml": "start", "place.yml": "place", "rollback.yml": "start", "drain.yml": "stop"}
 
 
 def reported(account: Account, rc: int) -> OperationResult | None:
@@ -30,21 +25,24 @@ def reported(account: Account, rc: int) -> OperationResult | None:
         return OperationResult(status="unreachable", **facts)
     if not account.report or rc != 0 or account.failed_task:
         return None
-    steps = [str(step) for step in account.report.get("steps", {}).values() if step]
+    try:
+        observed = observation(account.report.get("observed"))
+    except NotAnObservation as error:
+        return OperationResult(status="failed", message=f"what the host says of itself can't be believed: {error}")
+    told = account.report.get("steps")
+    steps = [str(step) for step in told.values() if step] if isinstance(told, dict) else []
     status: Status = "already" if steps and all(step.startswith("ALREADY") for step in steps) else "done"
-    would = tuple(str(line) for line in account.report.get("would", []))
-    return OperationResult(status=status, observed=public(account.report["observed"]), would=would)
+    return OperationResult(status=status, observed=observed, would=plain_lines(account.report.get("would", [])))
 
 
 def asked_again(playbook: str, account: Account, reason: str, observed: Mapping[str, Any]) -> OperationResult:
-    """Rules 3 and 4, with what the second look saw (empty if it saw nothing)."""
-    steps = (observed.get("operation") or {}).get("steps", {})
-    recorded = steps.get(_LAST_STEP.get(playbook, ""), {}).get("state") == "done"
+    """Rules 3 and 4, with what the second look saw (an observation; empty if it saw nothing)."""
+    recorded = step_state(observed, _LAST_STEP.get(playbook, "")) == "done"
     if recorded and not account.failed_task:
         return OperationResult(
-            status="done", observed=public(observed), message=f"{reason}; the host recorded it as done"
+            status="done", observed=dict(observed), message=f"{reason}; the host recorded it as done"
         )
     status: Status = "fenced" if account.fenced else "failed"
     return OperationResult(
-        status=status, observed=public(observed), failed_task=account.failed_task, message=account.message or reason
+        status=status, observed=dict(observed), failed_task=account.failed_task, message=account.message or reason
     )

@@ -70,20 +70,22 @@ _LAUNCH: dict[str, Check] = {
     "parallel": _whole(1, 4096),
     "threads": _whole(1, 1024),
 }
+_SERVER: dict[str, Check] = {"runtime_version": _form(_ENVIRONMENT)}
 _GRACE: dict[str, Check] = {"grace_s": _whole(0, 3600)}
 _DRAIN: dict[str, Check] = {**_OPERATION, "replica_id": _typed(ReplicaId)}
 
 # playbook -> (needed, optional)
 PLAYBOOKS: Mapping[str, tuple[Mapping[str, Check], Mapping[str, Check]]] = {
-    "deploy.yml": (_LAUNCH, _GRACE),
-    "rollback.yml": (_LAUNCH, _GRACE),
+    "deploy.yml": (_LAUNCH, {**_GRACE, **_SERVER}),
+    "rollback.yml": (_LAUNCH, {**_GRACE, **_SERVER}),
     "drain.yml": (_DRAIN, _GRACE),
-    "observe.yml": ({}, _OPERATION),
+    "observe.yml": ({}, {**_OPERATION, "measure": lambda value: value is True}),
     "facts.yml": ({}, _OPERATION),
 }
 
 PLAYBOOK_ACTIONS: Mapping[str, Action] = {
     "deploy.yml": Action.DEPLOY,
+    "place.yml": Action.DEPLOY,
     "rollback.yml": Action.ROLLBACK,
     "drain.yml": Action.DEPLOY,
     "observe.yml": Action.READ,

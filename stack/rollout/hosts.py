@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,16 @@ from stack.core.digest import Digest
 from stack.core.errors import Refused, Unavailable
 from stack.core.names import HostName, OperationId, ReplicaId, ServiceName
 from stack.core.release import ModelVersion, Release
-from stack.fleet.asking import ask_facts, memory_for_weights
 from stack.fleet.door import AnsibleDoor
-from stack.fleet.facts import problems
 from stack.fleet.values import Host, HostEvent, Operation, OperationResult
-from stack.registry.catalogue import list_models
 from stack.registry.store import ContentStore
-from stack.rollout.abreast import FORKS, per_host, side_by_side
+from stack.rollout.abreast import ASKED, FORKS, per_host, side_by_side
+from stack.rollout.pace import Stopwatch
+from stack.rollout.room import Room
 from stack.rollout.state import Placement, RolloutState
 from stack.rollout.worker import Context, stopped
 from stack.runtimes.driver import driver_for
-from stack.runtimes.fit import port_is_free, preflight_fit
+from stack.runtimes.fit import port_is_free
 from stack.runtimes.health import check_health
 from stack.runtimes.warm import wait_ready, warm_up
 from stack.store.rows import ReplicaRow
@@ -57,6 +56,20 @@ class Hosts:
     services: Mapping[ServiceName, ServiceSettings]
     inventory: Mapping[HostName, Host]
     clock: Clock
+    memory: Mapping[HostName, int] = field(default_factory=dict)
+    """Bytes that the replicas of a host may take together; a host that is not named here has no limit but its own."""
+
+    @property
+    def room(self) -> Room:
+        """What there is room for."""
+        return Room(
+            store=self.store,
+            door=self.door,
+            content=self.content,
+            inventory=self.inventory,
+            clock=self.clock,
+            memory=self.memory,
+        )
 
     def preflight(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
         """Where the replicas will run. Raises with the reason when anything says it would not work.
@@ -64,10 +77,13 @@ class Hosts:
         Hosts that can't carry them are left out, as many as the settings put up with.
         """
         release = self.release(state.release)
-        settings = self.services[state.service]
         source = self.content.materialise(release.artifact)
         context.tell("progress", f"artifact {release.artifact.short} verified: {source.name}")
-        hosts = self._fitting(release, settings, context)
+        return self.places(state, self._fitting(release, self.services[state.service], context))
+
+    def places(self, state: RolloutState, hosts: Iterable[HostName]) -> tuple[Placement, ...]:
+        """Names and free ports for the replicas on these hosts."""
+        settings = self.services[state.service]
         with self.store.reading() as tx:
             live = tx.replicas(live_only=True)
         taken: dict[str, set[int]] = {}
@@ -81,7 +97,7 @@ class Hosts:
 
     def _fitting(self, release: Release, settings: ServiceSettings, context: Context) -> tuple[HostName, ...]:
         """The hosts on which it fits; the others are named."""
-        model, names = self._model(release), settings.hosts
+        model, names = self.room.model(release), settings.hosts
         with ThreadPoolExecutor(max_workers=min(FORKS, len(names)), thread_name_prefix="preflight") as pool:
             refusals = list(pool.map(lambda n: self._unfit(n, model, release, settings, context), names))
         unfit = {name: why for name, why in zip(names, refusals, strict=True) if why}
@@ -96,27 +112,14 @@ class Hosts:
         self, name: HostName, model: ModelVersion, release: Release, settings: ServiceSettings, context: Context
     ) -> str:
         """Why this host can't carry the replicas; empty if everything shows that it can."""
-        host, room = self.inventory[name], None
-        if host.connection != "local":
-            try:
-                facts = ask_facts(self.door, host, self.clock)
-            except Unavailable as error:
-                return error.message
-            if wrong := problems(facts, host.group):
-                return "; ".join(wrong)
-            room = memory_for_weights(facts, host.group) or 0
-        report = preflight_fit(model, release, replicas=settings.replicas, available=room)
+        try:
+            report = self.room.fit_on(name, model, release, settings.replicas)
+        except (Unavailable, Refused) as error:
+            return error.message
         context.evidence("fit", {"host": name, **report.to_json()})
         if report.fits:
             context.tell("progress", f"fits on {name}: {report.reason}")
         return "" if report.fits else report.reason
-
-    def _model(self, release: Release) -> ModelVersion:
-        """The registered model version of a release: by artifact, so never another one of the same name."""
-        for model in list_models(self.content):
-            if model.artifact.digest == release.artifact:
-                return model
-        raise Unavailable(f"{release.model} is not registered", advice="stackctl model register MANIFEST")
 
     def _place(self, state: RolloutState, host: HostName, number: int, taken: set[int]) -> Placement:
         tail = state.id.removeprefix("ro-")
@@ -150,6 +153,15 @@ class Hosts:
             context.evidence("left-out", {"host": share[0].host, "reason": error.message})
         self.drain(state, lost, "left-out", context)
         return tuple(place for place in state.placements if place not in lost)
+
+    def place(self, state: RolloutState, context: Context) -> None:
+        """Install and place on every host, and start nothing."""
+        release = self.release(state.release)
+        source = str(self.content.materialise(release.artifact))
+        timeout = int(self.services[state.service].rollout.timeouts.place_s)
+        for place, *_ in per_host(state.placements):
+            variables = self.variables(release, place, source)
+            self._run(state.operation(f"place-{place.host}"), "place.yml", place, variables, context, timeout)
 
     def ensure(self, op_id: OperationId, playbook: str, digest: Digest, place: Placement, context: Context) -> None:
         """One replica of a release, running on its host."""
@@ -188,7 +200,10 @@ class Hosts:
         context: Context,
         timeout_s: int = 300,
     ) -> OperationResult:
+        watch = Stopwatch(self.clock)
+
         def on_event(event: HostEvent) -> None:
+            watch.saw(event)
             if event.kind not in _TOLD:
                 return
             context.tell(
@@ -205,7 +220,8 @@ class Hosts:
         )
         result = self.door.run(operation, on_event=on_event, cancelled=lambda: stopped(context))
         context.check()
-        context.evidence("operation", {"operation": op_id, "host": place.host, "status": result.status})
+        took = {"playbook": playbook, "seconds": result.seconds, "again_s": watch.again_s(result.seconds)}
+        context.evidence("operation", {"operation": op_id, "host": place.host, "status": result.status, **took})
         if result.status not in ("done", "already"):
             raise HostOperationFailed(result.message, operation=playbook, host=place.host, status=result.status)
         return result
@@ -225,7 +241,7 @@ class Hosts:
             for place in places:
                 self._warm(state, place, release, context)
 
-        side_by_side(warm_on, per_host(state.placements))
+        side_by_side(warm_on, per_host(state.placements), width=ASKED)
 
     def _warm(self, state: RolloutState, place: Placement, release: Release, context: Context) -> None:
         driver = driver_for(release.runtime.engine)
@@ -330,6 +346,7 @@ def replica_id(service: str, tail: str, host: str, number: int) -> ReplicaId:
 
 def release_variables(release: Release) -> dict[str, Any]:
     """What the playbooks are told of a release, the same for every replica."""
+    provided = driver_for(release.runtime.engine).traits(release.runtime.distribution).provided
     return {
         "release_digest": str(release.digest),
         "runtime_environment": release.runtime.environment,
@@ -341,6 +358,7 @@ def release_variables(release: Release) -> dict[str, Any]:
         "context": release.launch.context,
         "parallel": release.launch.parallel,
         "threads": release.launch.threads,
+        **({"runtime_version": release.runtime.version} if provided else {}),
     }
 
 
