@@ -28,9 +28,11 @@ from stack.audit.sinks import make_sinks
 from stack.config.home import Home, Ports
 from stack.config.policies import load_policies
 from stack.config.policy_values import Policies
+from stack.config.settings import OLLAMA
 from stack.config.stack_yaml import HostSettings, StackSettings, load_stack
 from stack.core.clock import Clock, SystemClock
 from stack.core.errors import Conflict
+from stack.fleet.addresses import ip_of
 from stack.fleet.door import AnsibleDoor
 from stack.fleet.facts import FactsFiles
 from stack.fleet.inventory import InventoryUnreadable, read_inventory
@@ -50,6 +52,7 @@ from stack.rollout.planner import Planner
 from stack.rollout.reconcile import Reconciler
 from stack.rollout.report import Reporter
 from stack.rollout.routing_push import RoutePusher
+from stack.rollout.swapping import Swapping
 from stack.rollout.waiting import Waiting
 from stack.rollout.worker import Worker
 from stack.runtimes.locks import LOCKS_DIR
@@ -138,8 +141,12 @@ def _wired(
         locks=LOCKS_DIR,
     )
     permission, changes, authority = _gates(settings, store, policies, clock)
+    swapping = Swapping(
+        store=store, hosts=hosts, services=settings.services, control=control, routes=routes, clock=clock
+    )
     performer = RolloutPerformer(
         hosts=hosts,
+        swapping=swapping,
         gates=Gates(store=store, services=settings.services, access=access, inventory=inventory, clock=clock),
         holding=Holding(store=store, services=settings.services, access=access, control=control, clock=clock),
         waiting=Waiting(store=store, control=control, services=settings.services, authority=authority, clock=clock),
@@ -242,15 +249,19 @@ def _log(
 
 def _host(described: HostSettings, home: Home) -> Host:
     local = described.connection == "local"
+    reached = "127.0.0.1" if local else described.address
+    address = ip_of(reached)
     return Host(
         name=described.name,
         root=str(home.host_root(described.name) if local else described.root or "/opt/stack"),
         python=str(described.python or ""),
         connection=described.connection,
-        address="127.0.0.1" if local else described.address,
+        address=address,
+        known_as=reached if reached != address else "",
         user=described.user or "",
         port=described.port,
         group=described.group,
+        ollama=described.ollama if described.ollama != OLLAMA else "",
     )
 
 

@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 model_option = click.option("--model", help="A manifest (models/tiny-1.1.yaml) or name@version; default: stack.yaml's.")
 service_option = click.option("--service", help="The service; default: the only one of stack.yaml.")
-runtime_option = click.option("--runtime", help="engine/distribution, e.g. llamacpp/llama-cpp-python.")
+runtime_option = click.option("--runtime", help="engine/distribution[@version], e.g. llamacpp/llama-cpp-python.")
 wait_option = click.option("--wait/--no-wait", default=True, show_default=True, help="Watch until it ends.")
 env_option = click.option("--env", "environment", help="dev, staging or production; default: stack.yaml's.")
 change_option = click.option("--change", help="The change this belongs to, e.g. CHG-1, where the policies ask for one.")

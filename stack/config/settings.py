@@ -29,6 +29,10 @@ OPENS: Mapping[str, tuple[ArtifactFormat, ...]] = {
 }
 
 
+OLLAMA = "127.0.0.1:11434"
+"""Where Ollama listens unless it is told otherwise."""
+
+
 def _ip(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
@@ -40,9 +44,21 @@ def _word(text: str) -> str:
     return str(ServiceName(text))
 
 
+def _version(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}", text):
+        raise ValueError(f"{text[:60]!r} is no version")
+    return text
+
+
 def _address(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,254}", text):
         raise ValueError(f"{text[:60]!r} is no host name or IP address")
+    return text
+
+
+def _server(text: str) -> str:
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9.-]{0,254}|\[[0-9A-Fa-f:]{2,45}\]):[0-9]{1,5}", text):
+        raise ValueError(f"{text[:60]!r} is no host:port")
     return text
 
 
@@ -101,16 +117,20 @@ class HostSettings:
     """Where on an SSH host everything is put; none: /opt/stack. Local hosts have STACK_HOME/hosts/<name>."""
     python: PurePosixPath | None = setting(Text(_absolute), None)
     """The Python 3.11+ that runs there; none: an SSH host's python3, and here the one that runs this program."""
+    ollama: str = setting(Text(_server), OLLAMA)
+    """Where Ollama listens, as the host itself reaches it. Only for releases that run on Ollama."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
-    """The engine, and the package it comes from. The exact version is in the lock file of that name."""
+    """The engine, and the package it comes from. The lock file of that name says the version, and all it needs."""
 
     engine: Engine = setting(OneOf(ENGINES), "llamacpp")
     """One of the drivers."""
     distribution: str = setting(Text(_word), "xllamacpp")
     """The package that brings the engine."""
+    version: str = setting(Text(_version), "")
+    """A locked version; empty: the default lock's. Ollama is not locked: the version that its servers say."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,14 @@ and ``!unsafe "*"`` an error. No text with a brace means anything but itself the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from stack.core.errors import InvalidInput
 from stack.fleet.values import Host
+
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 
 
 class NotRenderable(InvalidInput):
@@ -47,7 +50,9 @@ def render_value(value: Any) -> str:
 
 
 def render_variables(variables: Mapping[str, Any]) -> str:
-    """A vars file. The keys come from the allow-list."""
+    """A vars file. The keys come from the allow-list; what is no plain name can't be one."""
+    if wrong := [key for key in variables if not _KEY.match(key)]:
+        raise NotRenderable(problem=f"the name {wrong[0]!r:.60}")
     return "".join(f"{key}: {render_value(value)}\n" for key, value in sorted(variables.items())) or "{}\n"
 
 
@@ -61,8 +66,9 @@ def render_inventory(host: Host, own_python: str) -> str:
         "stack_root": host.root,
         "service_manager": host.service_manager,
     }
+    values |= {"ollama_address": host.ollama} if host.ollama else {}
     if host.connection == "ssh":
-        values |= {"ansible_host": host.address, "ansible_port": host.port}
+        values |= {"ansible_host": host.known_as or host.address, "ansible_port": host.port}
         values |= {"ansible_user": host.user} if host.user else {}
     lines = "".join(f"          {key}: {render_value(value)}\n" for key, value in values.items())
     return f"all:\n  children:\n    {host.group}:\n      hosts:\n        {render_string(host.name)}:\n{lines}"

@@ -17,6 +17,7 @@ EventKind = Literal["task", "progress", "ok", "changed", "skipped", "failed", "u
 ServiceManager = Literal["auto", "systemd", "supervisord"]
 
 _ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,254}\Z")
+_SERVER = re.compile(r"[A-Za-z0-9.:\[\]-]{1,280}\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _PATH = re.compile(r"/[^\x00-\x1f\x7f{}'\"\\$`;|&<>*?]{0,900}\Z")
 _PYTHON = re.compile(r"python3(\.[0-9]{1,2})?\Z")
@@ -32,7 +33,8 @@ class HostNotDescribed(InvalidInput):
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """A machine of the inventory. ``root`` is where everything of ours stands on it; an empty ``python`` means the
-    control plane's own on a local host and ``python3`` elsewhere."""
+    control plane's own on a local host and ``python3`` elsewhere; an empty ``ollama`` that server's usual address.
+    ``known_as``: the name that SSH uses, where ``address`` was found for one."""
 
     name: HostName
     root: str
@@ -43,6 +45,8 @@ class Host:
     python: str = ""
     group: str = "cpu"
     service_manager: ServiceManager = "auto"
+    ollama: str = ""
+    known_as: str = ""
 
     def __post_init__(self) -> None:
         checks = {
@@ -53,6 +57,8 @@ class Host:
             "root is an absolute path without quotes, braces or shell characters": bool(_PATH.match(self.root)),
             "python is python3 or an absolute path": not self.python
             or bool(_PYTHON.match(self.python) or _PATH.match(self.python)),
+            "known_as is a host name": not self.known_as or bool(_ADDRESS.match(self.known_as)),
+            "ollama is host:port": not self.ollama or bool(_SERVER.match(self.ollama)),
             "group is a-z, 0-9 and _": bool(_GROUP.match(self.group)),
             "service_manager is auto, systemd or supervisord": self.service_manager
             in ("auto", "systemd", "supervisord"),

@@ -17,6 +17,7 @@ from stack.core.digest import Digest
 from stack.core.errors import InvalidInput
 from stack.core.names import HostName, ServiceName
 from stack.core.release import Launch, Release
+from stack.fleet.addresses import HostNotResolved, is_ip
 from stack.fleet.values import Host
 from stack.registry.catalogue import show
 from stack.registry.manifest import Manifest, load_manifest
@@ -30,7 +31,7 @@ from stack.store.store import Store
 
 
 class NotARuntime(InvalidInput):
-    """{text} is no runtime: write engine/distribution, e.g. llamacpp/xllamacpp."""
+    """{text} is no runtime: write engine/distribution, e.g. llamacpp/xllamacpp, or engine/distribution@version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,9 @@ class Planner:
 
     def desired(self, service: ServiceSettings, model: str | None = None, runtime: str | None = None) -> Release:
         """The release that the stack file (or what is given) asks for."""
-        engine, distribution = _runtime(runtime) if runtime else (service.runtime.engine, service.runtime.distribution)
+        usual = service.runtime
+        named = _runtime(runtime) if runtime else (usual.engine, usual.distribution, usual.version or None)
+        engine, distribution, version = named
         service = opened_by(engine, service)
         source = self.source(service, model)
         return Release(
@@ -102,7 +105,7 @@ class Planner:
             model=source.ref,
             artifact=source.artifact,
             artifact_format=service.format,
-            runtime=locked_runtime(engine, distribution, locks_dir=self.locks),
+            runtime=locked_runtime(engine, distribution, version, locks_dir=self.locks),
             launch=Launch(**asdict(service.launch)),
         )
 
@@ -183,8 +186,10 @@ class Planner:
 
 
 def _reached(host: Host) -> dict[str, Any]:
-    """How a host is reached, for the plan."""
-    return asdict(host)
+    """How a host is reached, for the plan. Raises HostNotResolved: a plan names the address that engines bind to."""
+    if not is_ip(host.address):
+        raise HostNotResolved(host=host.name, name=host.address)
+    return {key: value for key, value in asdict(host).items() if key not in ("ollama", "known_as") or value}
 
 
 def opened_by(engine: str, service: ServiceSettings) -> ServiceSettings:
@@ -193,11 +198,12 @@ def opened_by(engine: str, service: ServiceSettings) -> ServiceSettings:
     return service if service.format in formats else replace(service, format=formats[0])
 
 
-def _runtime(text: str) -> tuple[str, str]:
-    engine, slash, distribution = text.partition("/")
-    if not slash or not engine or not distribution:
-        raise NotARuntime(text=repr(text))
-    return engine, distribution
+def _runtime(text: str) -> tuple[str, str, str | None]:
+    engine, _, rest = text.partition("/")
+    distribution, at, version = rest.partition("@")
+    if not engine or not distribution or bool(at) != bool(version):
+        raise NotARuntime(text=repr(text)[:80])
+    return engine, distribution, version or None
 
 
 def _file_digest(path: Path) -> Digest:

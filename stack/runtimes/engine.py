@@ -29,7 +29,7 @@ class Traits:
     `names_itself`: asked without a model name, it answers under the name it was launched with, so the answer proves
     who gave it; others only repeat the name in the request. `streams_usage`: a stream can end with a usage chunk.
     `sigterm_finishes_streams`: a terminated process lets running streams end. `metrics`: what it counts -> its name
-    for that; empty where it counts nothing. `listed_with`: what its model list puts behind a name.
+    for that; empty where it counts nothing. `provided`: hosts have it, or not; it is not installed.
     """
 
     distribution: str
@@ -42,7 +42,7 @@ class Traits:
     sigterm_finishes_streams: bool
     metrics_path: str | None = None
     metrics: Mapping[str, str] = field(default_factory=dict)
-    listed_with: str = ""
+    provided: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The driver for Ollama: a server of its own that holds many models, is told by API what to load, and reads GGUF.
 
-Nothing here installs it: a host has it, or it has not (`ollama_api` asks for its version). It answers under whatever
-name it is asked for, so its answers prove nothing by their name; the digest of the file behind the name does.
+Nothing here installs it: a host has it, of the version that the release names, or it has not. A replica is a small
+process on the host (`launch_ollama.py`) that lets the gateway through to the release's model alone, and only while the
+server shows that the name stands for exactly the release's files; so what it answers proves who gave it.
 """
 
 from __future__ import annotations
@@ -9,20 +10,17 @@ from __future__ import annotations
 from stack.core.release import Engine, Release
 from stack.runtimes.engine import CantLaunch, LaunchDescription, Traits, describe, traits_of
 
-TAG = ":latest"
-"""What Ollama puts behind a name that has no tag."""
-
 _TRAITS = {
     "ollama": Traits(
         distribution="ollama",
-        liveness_path="/api/version",
+        liveness_path="/health",
         models_path="/v1/models",
-        ready_line="Listening on ",
-        names_itself=False,
+        ready_line="listening on http://",
+        names_itself=True,
         streams_usage=True,
         concurrent=True,
-        sigterm_finishes_streams=False,
-        listed_with=TAG,
+        sigterm_finishes_streams=True,
+        provided=True,
     )
 }
 

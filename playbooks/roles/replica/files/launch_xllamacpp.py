@@ -26,7 +26,10 @@ def parameters(launch: dict[str, Any]) -> CommonParams:
     params = CommonParams()
     params.model.path = str(sorted(Path(launch["artifact_dir"]).rglob("*.gguf"))[0])
     params.model_alias = {launch["served_model"]}
-    params.hostnames = [launch["bind_address"]]
+    if hasattr(params, "hostnames"):
+        params.hostnames = [launch["bind_address"]]
+    else:  # before 2026.10
+        params.hostname = launch["bind_address"]
     params.port = launch["port"]
     params.n_parallel = launch["parallel"]
     params.n_ctx = launch["context"] * launch["parallel"]

@@ -26,6 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
+import ollama
 from artifact import WrongArtifact, verify
 from fence import write_durably
 from observe import alive, read_json, socket_path, supervised, supervisor, units
@@ -174,10 +175,38 @@ def launch_values(root: Path, wanted: Dict[str, Any]) -> Dict[str, Any]:
     """What launch.json holds: the request, the directories, and the artifact's file list as hashed on this host."""
     folder = root / "artifacts" / wanted["artifact_digest"][7:]
     environment = root / "runtimes" / wanted["environment"]
-    if not (environment / "INSTALLED").is_file():
+    if wanted["engine"] == "ollama":
+        check_server(wanted)
+    elif not (environment / "INSTALLED").is_file():
         raise NotStarted(f"the runtime {wanted['environment']} is not installed on this host")
     files = verify(folder, wanted["artifact_digest"])
     return {**wanted, "artifact_dir": str(folder), "environment_dir": str(environment), "files": files}
+
+
+def check_server(wanted: Dict[str, Any]) -> None:
+    """The server that this host brings answers, and is of the release's version; raises NotStarted."""
+    try:
+        problem = ollama.wrong_version(ollama.Server(wanted["ollama"]), wanted["version"])
+    except (ollama.Unreachable, ollama.Wrong, ollama.NoSuchModel) as error:
+        raise NotStarted(str(error)) from error
+    if problem:
+        raise NotStarted(problem, REFUSED)
+
+
+def leave_server(root: Path, replica: str) -> None:
+    """Take a stopped replica's model out of this host's Ollama, unless another replica of the release still runs."""
+    launch = read_json(root / "replicas" / replica / "launch.json")
+    if launch.get("engine") != "ollama":
+        return
+    for other in (root / "replicas").glob("*/observed.json"):
+        seen = read_json(other)
+        same = seen.get("release_digest") == launch["release_digest"] and other.parent.name != replica
+        if same and is_ours(seen.get("pid"), other.parent):
+            return
+    try:
+        ollama.withdraw(ollama.Server(launch["ollama"]), launch["served_model"])
+    except (ollama.Unreachable, ollama.Wrong, ollama.NoSuchModel) as error:
+        raise NotStarted(f"{replica} is stopped, but its model may still be in Ollama's memory: {error}") from error
 
 
 def running(root: Path, manager: str, wanted: Dict[str, Any]) -> bool:
@@ -262,6 +291,7 @@ def stop(root: Path, manager: str, replica: str, grace: float) -> None:
         end_group(group, 0.0)
     if manager != "systemd":
         _unload(root, replica)
+    leave_server(root, replica)
 
 
 def _supervisor_stop(root: Path, replica: str) -> None:
