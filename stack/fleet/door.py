@@ -20,6 +20,7 @@ from stack.fleet import events, outcome
 from stack.fleet.environment import ansible_environment
 from stack.fleet.private import private_directory
 from stack.fleet.rendering import render_inventory, render_variables
+from stack.fleet.said import NotAnObservation, observation
 from stack.fleet.values import Host, HostEvent, Operation, OperationResult
 from stack.fleet.variables import checked
 
@@ -85,8 +86,10 @@ class AnsibleDoor:
 
     def _look(self, host: Host, own: Mapping[str, Any]) -> Mapping[str, Any]:
         ran = self._play(host, "observe.yml", own, self.observe_timeout_s, check=False, on_event=None)
-        observed: Mapping[str, Any] = ran.account.report.get("observed", {}) if ran.rc == 0 else {}
-        return observed
+        try:
+            return observation(ran.account.report.get("observed")) if ran.rc == 0 else {}
+        except NotAnObservation:
+            return {}
 
     def _play(
         self,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from stack.fleet.said import plain
 from stack.fleet.values import EventKind, HostEvent
 
 _KINDS: Mapping[str, EventKind] = {
@@ -20,7 +21,6 @@ _KINDS: Mapping[str, EventKind] = {
     "runner_on_unreachable": "unreachable",
 }
 _FENCED_RC = 75
-_MESSAGE_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def _task(data: Mapping[str, Any]) -> str:
 
 
 def _progress(account: Account, data: Mapping[str, Any]) -> tuple[Account, HostEvent | None]:
-    line = str(_parsed(data).get("line", ""))
+    line = plain(str(_parsed(data).get("line", "")), 1)
     if not line or line == account.last_progress:
         return account, None
     return replace(account, last_progress=line), _event("progress", data, line)
@@ -74,7 +74,7 @@ def _parsed(data: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON that our tools print, empty if it is something else."""
     try:
         value = json.loads((data.get("res") or {}).get("stdout") or "{}")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -93,7 +93,6 @@ def failure_text(result: Mapping[str, Any], parsed: Mapping[str, Any]) -> str:
     """What went wrong, in the tool's own words: the log's last lines, else its output, else Ansible's message."""
     tail = parsed.get("tail")
     if isinstance(tail, list) and tail:
-        return "\n".join(str(line) for line in tail[-_MESSAGE_LINES:])
+        return plain("\n".join(str(line) for line in tail))
     parts = [str(result.get(key) or "").strip() for key in ("stdout", "stderr")]
-    text = "\n".join(part for part in parts if part) or str(result.get("msg") or "no reason was given")
-    return "\n".join(text.splitlines()[-_MESSAGE_LINES:])
+    return plain("\n".join(part for part in parts if part) or str(result.get("msg") or "no reason was given"))

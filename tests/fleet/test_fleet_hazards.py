@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,10 +23,11 @@ from stack.core.errors import InvalidInput
 from stack.core.names import HostName
 from stack.fleet import Host, HostNotDescribed, VariableRefused, door
 from stack.fleet.environment import ansible_environment
-from stack.fleet.rendering import render_inventory, render_variables
+from stack.fleet.rendering import NotRenderable, render_inventory, render_variables
 from stack.fleet.variables import PLAYBOOKS as TAKEN
 from stack.fleet.variables import checked
 
+KEY = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 BINARIES = Path(sys.executable).parent
 PROBE = """
 - hosts: all
@@ -106,45 +108,124 @@ def test_with_it_values_stay_what_they_are(tmp_path: Path) -> None:
     assert not sentinel.exists()
 
 
+PIPE = "lookup('ansible.builtin.pipe', 'touch SENTINEL')"
 PIECES = [
-    "{{",
-    "}}",
-    "{%",
-    "%}",
-    "{#",
-    "#}",
-    "lookup('pipe','touch SENTINEL')",
-    "|",
-    "!unsafe",
-    "'",
-    '"',
-    "\\",
-    "\n",
-    ": ",
-    "- ",
-]
+    "{{", "}}", "{%", "%}", "{#", "#}", PIPE, "|", "!unsafe ", "!vault |\n", "!!python/object/apply:os.system ",
+    "'", '"', "\\", "\n", ": ", "- ", "? ", "*a", "&a ", "<<: ", "---\n", "...\n", "%TAG ! tag:x,2000:\n", "\u2028",
+    "\x85",
+]  # fmt: skip
+WHOLE = [
+    f"{{{{ {PIPE} }}}}", f"{{% set x = {PIPE} %}}{{{{ x }}}}", f"{{% if true %}}{{{{ {PIPE} }}}}{{% endif %}}",
+    "{{ query('pipe', 'touch SENTINEL') }}", "{{ cycler.__init__.__globals__.os.system('touch SENTINEL') }}",
+    "{{ hostvars | string }}{{ " + PIPE + " }}", "!unsafe {{ " + PIPE + " }}",
+    '{"__ansible_unsafe": "{{ ' + PIPE + ' }}"}',
+    "$(touch SENTINEL)", "`touch SENTINEL`", "; touch SENTINEL", "-oProxyCommand=touch SENTINEL",
+    "$ANSIBLE_VAULT;1.1;AES256\n6162", "/srv/{{ " + PIPE + " }}/model.gguf", "tiny@{{ " + PIPE + " }}",
+]  # fmt: skip
+MAGIC = [
+    "ansible_connection", "ansible_python_interpreter", "ansible_playbook_python", "ansible_host", "ansible_port",
+    "ansible_user", "ansible_ssh_common_args", "ansible_ssh_extra_args", "ansible_ssh_executable", "ansible_become",
+    "ansible_become_exe", "ansible_shell_executable", "ansible_shell_type", "ansible_facts", "ansible_check_mode",
+    "hostvars", "groups", "group_names", "inventory_hostname", "inventory_dir", "inventory_file", "playbook_dir",
+    "role_path", "role_name", "play_hosts", "vars", "environment", "omit", "delegate_to", "local_action", "item",
+    "stack_root", "host_python", "python_wanted", "role_files", "tools_here", "probe", "fence_step", "wheels_cache",
+]  # fmt: skip
 ANY = st.characters(exclude_categories=["Cs"])
 texts = st.one_of(
-    st.lists(st.sampled_from(PIECES), max_size=8).map("".join),
+    st.sampled_from(WHOLE),
+    st.tuples(st.text(ANY, max_size=4), st.sampled_from(WHOLE), st.text(ANY, max_size=4)).map("".join),
     st.lists(st.one_of(st.sampled_from(PIECES), st.text(ANY, max_size=4)), max_size=6).map("".join),
-    st.text(ANY, max_size=30),
-)  # fmt: skip
-arbitrary = st.one_of(texts, texts, st.integers(), st.booleans(), st.lists(texts, max_size=3))
+    st.text(ANY, max_size=20),
+)
+arbitrary = st.one_of(texts, texts, texts, st.integers(), st.booleans(), st.lists(texts, max_size=2))
+plain_keys = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True).map("x_{}".format)
+keys = st.one_of(plain_keys, plain_keys, texts, st.sampled_from(MAGIC), st.sampled_from(MAGIC).map(str.upper))
 
 
-@settings(
-    max_examples=3, deadline=None, phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large,
-                           HealthCheck.large_base_example],
-)  # fmt: skip
-@given(values=st.lists(arbitrary, min_size=120, max_size=160))
-def test_hundreds_of_arbitrary_values_arrive_as_they_are(tmp_path: Path, values: list[Any]) -> None:
-    """At least 360 values in three runs of a real ansible-playbook."""
-    rendered = render_variables({"values": values, "target": str(tmp_path / "seen.json")})
-    done = play(tmp_path, rendered, render_inventory(host(tmp_path), sys.executable))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert seen(tmp_path)["values"] == values
+def generated(made: st.SearchStrategy[Any], count: int) -> list[Any]:
+    """At least so many that differ, from as many examples as it takes: one run of Ansible reads them all."""
+    found: dict[str, Any] = {}
+
+    @settings(
+        max_examples=20 + count * 3 // 4,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(batch=st.lists(made, min_size=8, max_size=10))
+    def collect(batch: list[Any]) -> None:
+        found.update((repr(one), one) for one in batch)
+
+    collect()
+    assert len(found) >= count, f"only {len(found)} differ"
+    return list(found.values())[:count]
+
+
+READER = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.copy:
+        content: >-
+          {{ {'values': values, 'named': dict(names | zip(names | map('extract', vars))),
+              'roots': ansible_play_hosts_all | map('extract', hostvars, 'stack_root')}
+             | to_json }}
+        dest: "{{ target }}"
+        mode: "0600"
+      run_once: true
+"""
+
+
+@pytest.mark.timeout(300)
+def test_thousands_of_generated_variables_run_nothing_on_the_controller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Names and values; those that are let through by name arrive as they are, the others nowhere."""
+    count = int(os.environ.get("STACK_TEST_VARIABLES", "2000"))
+    pairs: list[tuple[str, Any]] = generated(st.tuples(keys, arbitrary), count)
+    named: dict[str, Any] = {}
+    for key, value in pairs:
+        for playbook in TAKEN:
+            with pytest.raises(VariableRefused):
+                checked(playbook, {key: value})
+        try:
+            render_variables({key: value})
+        except NotRenderable:
+            assert not KEY.match(key)
+        else:
+            assert KEY.match(key)
+            if key.startswith("x_"):
+                named[key] = value
+    values = [value for _, value in pairs]
+    roots = sorted({f"/srv/{value}" for _, value in pairs if isinstance(value, str)})
+    hosts = [unchecked(tmp_path, name=f"h{n}", root=root) for n, root in enumerate(roots)]
+    inventory = "\n".join(render_inventory(h, sys.executable).partition("      hosts:\n")[2] for h in hosts)
+    told = {**named, "values": values, "names": sorted(named), "target": str(tmp_path / "seen.json")}
+    monkeypatch.setattr(sys.modules[__name__], "PROBE", READER)
+    done = play(tmp_path, render_variables(told), f"all:\n  children:\n    cpu:\n      hosts:\n{inventory}")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    arrived = seen(tmp_path)
+    assert [pair for pair in zip(values, arrived["values"], strict=True) if pair[0] != pair[1]] == []
+    assert arrived["named"] == named
+    assert sorted(arrived["roots"]) == roots
     assert not (tmp_path / "SENTINEL").exists()
+    commands = [value for value in values if any(whole in str(value) for whole in WHOLE[:4])]
+    assert min(len(named), len(roots), len(commands)) > count // 16
+    tell(
+        request,
+        f"{len(pairs)} generated variables ({len(named)} by names of their own, {len(roots)} as roots of hosts, "
+        f"{len(commands)} whole templates that run a command): "
+        "0 executions on the controller",
+    )
+
+
+def tell(request: pytest.FixtureRequest, line: str) -> None:
+    """Into the output of the run, whatever is captured."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(line)
 
 
 # -- keys
