@@ -18,7 +18,7 @@ from stack.evals.load import load_suite
 from stack.evals.run import run_suite
 from stack.evals.samples import EvalRun
 from stack.fleet.values import Host
-from stack.rollout.abreast import per_host, side_by_side
+from stack.rollout.abreast import ASKED, per_host, side_by_side
 from stack.rollout.machine import Done, Failed, Judged, Observation
 from stack.rollout.state import Placement, RolloutState, Verdict
 from stack.rollout.worker import Context, stopped
@@ -57,7 +57,7 @@ class Gates:
         def smoke_on(places: tuple[Placement, ...]) -> None:
             problems.extend(text for place in places if (text := self._smoke_one(state, place, context)))
 
-        side_by_side(smoke_on, per_host(state.placements))
+        side_by_side(smoke_on, per_host(state.placements), width=ASKED)
         if problems:
             return Failed(reason="; ".join(sorted(problems)))
         return Done() if state.placements else Failed(reason="smoke: there is no replica to ask")
@@ -86,6 +86,28 @@ class Gates:
         context.tell("evidence", f"smoke on stable through the gateway: {len(run.samples)} passed")
         return Done()
 
+    def measure(self, state: RolloutState, context: Context) -> Observation:
+        """How well stable does, while it still serves: what a release is compared with that takes its place."""
+        baseline = self._baseline(state, context)
+        if not baseline.samples or not baseline.complete:
+            return Failed(reason="the eval of stable is not complete, so nothing could be compared with it")
+        return Done()
+
+    def _baseline(self, state: RolloutState, context: Context) -> EvalRun:
+        settings = self.services[state.service]
+        stable = self.access.endpoint(state.service, "stable", answer_timeout(settings))
+        baseline = self._run(settings.suites.evaluation, stable, context, "eval on stable")
+        context.evidence("eval-stable", baseline.to_json())
+        return baseline
+
+    def _measured(self, state: RolloutState) -> EvalRun:
+        """What ``measure`` kept, in this rollout."""
+        with self.store.reading() as tx:
+            made = [e.body for e in tx.evidence(state.id) if e.kind == "eval-stable"]
+        if not made:
+            raise Refused("how well stable does was not measured before it ended")
+        return EvalRun.from_json(dict(made[-1]))
+
     def evaluate(self, state: RolloutState, context: Context) -> Observation:
         """The eval suite on the candidate, paired with stable (or against the floor), before any client sees it."""
         settings = self.services[state.service]
@@ -95,9 +117,7 @@ class Gates:
         if state.stable is None:
             comparison = absolute(candidate, thresholds)
         else:
-            stable = self.access.endpoint(state.service, "stable", answer_timeout(settings))
-            baseline = self._run(settings.suites.evaluation, stable, context, "eval on stable")
-            context.evidence("eval-stable", baseline.to_json())
+            baseline = self._measured(state) if state.swap else self._baseline(state, context)
             comparison = compare(baseline, candidate, thresholds)
         context.evidence("eval-candidate", candidate.to_json())
         context.evidence("comparison", comparison.to_json())

@@ -69,7 +69,7 @@ class Holding:
         """Judged, once the evidence of this rung decides or its time is over."""
         settings = self.services[state.service]
         limits = limits_of(settings)
-        paired = state.stable is not None
+        paired = state.stable is not None and state.swap is None
         if settings.rollout.replay == "off":
             return self._watch(state, context, limits, None)
         with Replay(settings, self.access, self.clock, context, paired=paired) as replay:

@@ -176,14 +176,13 @@ def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
         case Phase.MEASURING:
             return _toward(state, service, 0)  # 16
         case Phase.QUEUEING if state.swap is not None:
-            waiting = replace(state, swap=replace(state.swap, began=state.entered_at))
-            return _go(waiting, service, Phase.DRAINING)  # 17
+            return _go(_timed(state), service, Phase.DRAINING)  # 17
         case Phase.DRAINING:
             return _go(state, service, Phase.STARTING)  # 17
         case Phase.STARTING:
             return _go(state, service, Phase.WARMING)  # 17
         case Phase.RESTORING:
-            return _go(state, service, Phase.REVERTING)  # 18
+            return _go(_timed(state), service, Phase.REVERTING)  # 18
         case Phase.PLACING:
             return _go(_without_lost(state, seen.placements), service, Phase.WARMING)  # 3
         case Phase.WARMING if state.kind == "rollback":
@@ -264,7 +263,7 @@ def _failed(state: RolloutState, service: ServiceView, reason: str) -> Transitio
     """10: back, from wherever it is. What is needed to be safe is tried until it works."""
     match state.phase:
         case Phase.RESTORING | Phase.REVERTING | Phase.PROMOTING | Phase.SWITCHING:
-            again = replace(state, attempt=state.attempt + 1)
+            again = replace(_timed(state), attempt=state.attempt + 1)
             return _go(again, service, state.phase, f"again: {reason}", keep_attempt=True)
         case Phase.RETIRING:
             noted = replace(state, notes=(*state.notes, f"needs an operator: {reason}"))
@@ -284,6 +283,13 @@ def _failed(state: RolloutState, service: ServiceView, reason: str) -> Transitio
             return _back(replace(state, reason=reason), service, reason)
 
 
+def _timed(state: RolloutState) -> RolloutState:
+    """With the time at which requests began to wait, where it began with this phase."""
+    if state.swap is None or state.swap.began or state.phase not in (Phase.QUEUEING, Phase.RESTORING):
+        return state
+    return replace(state, swap=replace(state.swap, began=state.entered_at))
+
+
 _UNASKED = (
     Phase.PLANNED,
     Phase.PREFLIGHT,
@@ -299,7 +305,9 @@ def _back(state: RolloutState, service: ServiceView, reason: str) -> Transition:
     # What fails before there is anything to ask says nothing about the release: no verdict.
     judged = replace(state, verdict=None if state.phase in _UNASKED else Verdict.ROLLBACK)
     if state.swap is not None and (state.swap.began or state.phase is Phase.QUEUEING):
-        swap = replace(state.swap, began=state.swap.began or state.entered_at, back=True)
+        swap = replace(_timed(state).swap or state.swap, back=True)
+        if state.phase in (Phase.HOLDING, Phase.PAUSED):
+            swap = replace(swap, began="")  # the new replicas served: another pause begins
         return _go(replace(judged, swap=swap), view_without(service), Phase.RESTORING, reason)  # 18
     if state.kind == "rollback":
         return _go(judged, service, Phase.CLEANING if state.placements else Phase.FAILED, reason)

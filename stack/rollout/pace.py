@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from stack.core.clock import Clock
@@ -79,7 +80,7 @@ class History:
         """Seconds that each phase took, all its visits together; of clocks that were set back, nothing."""
         moves = [e for e in self.events if e.kind == "phase"]
         spent: dict[str, float] = {}
-        for entered, left in zip(moves, moves[1:], strict=False):
+        for entered, left in pairwise(moves):
             name, took = str(entered.data.get("to")), (left.created_at - entered.created_at).total_seconds()
             if name == left.data.get("from") and took >= 0:
                 spent[name] = spent.get(name, 0.0) + took

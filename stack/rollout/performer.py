@@ -10,9 +10,11 @@ from stack.rollout.gates import Gates
 from stack.rollout.holding import Holding
 from stack.rollout.hosts import Hosts
 from stack.rollout.machine import Done, Failed, NotWarm, Observation
+from stack.rollout.pause import PRESSED, Pressed, overdue
 from stack.rollout.planner import Planner
 from stack.rollout.routing_push import RoutePusher
 from stack.rollout.state import Phase, Placement, RolloutState
+from stack.rollout.swapping import Swapping
 from stack.rollout.waiting import Waiting
 from stack.rollout.worker import Context
 
@@ -21,6 +23,10 @@ _AS_PLANNED = frozenset(
         Phase.PLANNED,
         Phase.PREFLIGHT,
         Phase.PLACING,
+        Phase.MEASURING,
+        Phase.QUEUEING,
+        Phase.DRAINING,
+        Phase.STARTING,
         Phase.WARMING,
         Phase.SMOKING,
         Phase.EVALUATING,
@@ -29,6 +35,7 @@ _AS_PLANNED = frozenset(
     }
 )
 """The way forward: each step is taken only while the plan still describes it. The way back is always open."""
+_TRIED_AGAIN = frozenset({Phase.RESTORING, Phase.REVERTING, Phase.PROMOTING, Phase.SWITCHING, Phase.CLEANING})
 _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -37,6 +44,7 @@ class RolloutPerformer:
     """The real Performer: hosts through Ansible, gates through evals, traffic through the gateway."""
 
     hosts: Hosts
+    swapping: Swapping
     gates: Gates
     holding: Holding
     waiting: Waiting
@@ -46,15 +54,24 @@ class RolloutPerformer:
 
     def perform(self, state: RolloutState, context: Context) -> Observation:
         """The effect of ``state.phase``; see ``machine.py`` for the way."""
-        if state.attempt and state.phase in (Phase.REVERTING, Phase.PROMOTING, Phase.SWITCHING, Phase.CLEANING):
+        if state.attempt and state.phase in _TRIED_AGAIN:
             self.clock.sleep(_BACKOFF_S[min(state.attempt, len(_BACKOFF_S) - 1)])
         if state.phase in _AS_PLANNED and (other := self._departed(state)):
             return Failed(reason=f"what would be done is not what was planned any more: {', '.join(other)}")
+        if late := overdue(state, self.clock.now()):
+            return Failed(reason=late)
+        if state.swap is not None and state.phase in PRESSED:
+            context = Pressed(inner=context, state=state, clock=self.clock)
         effects: dict[Phase, Callable[[RolloutState, Context], Observation]] = {
             Phase.PLANNED: _nothing,
             Phase.CHECKING: self._checking,
             Phase.PREFLIGHT: self._preflight,
             Phase.PLACING: self._placing,
+            Phase.MEASURING: self.gates.measure,
+            Phase.QUEUEING: self.swapping.queue,
+            Phase.DRAINING: self.swapping.drain,
+            Phase.STARTING: self.swapping.start,
+            Phase.RESTORING: self.swapping.restore,
             Phase.WARMING: self._warming,
             Phase.SMOKING: self.gates.smoke,
             Phase.EVALUATING: self.gates.evaluate,
@@ -76,10 +93,11 @@ class RolloutPerformer:
         return self.planner.departures(state) if forward else ()
 
     def _preflight(self, state: RolloutState, context: Context) -> Observation:
-        return Done(placements=self.hosts.preflight(state, context))
+        placements, swap = self.swapping.preflight(state, context)
+        return Done(placements=placements, swap=swap)
 
     def _placing(self, state: RolloutState, context: Context) -> Observation:
-        return Done(placements=self.hosts.start(state, context))
+        return self.swapping.place(state, context) if state.swap else Done(placements=self.hosts.start(state, context))
 
     def _warming(self, state: RolloutState, context: Context) -> Observation:
         self.hosts.warm(state, context)
@@ -87,11 +105,15 @@ class RolloutPerformer:
 
     def _checking(self, state: RolloutState, context: Context) -> Observation:
         warm = self.hosts.warm_replicas(state, context)
-        return Done(placements=warm) if warm else NotWarm(placements=self.hosts.preflight(state, context))
+        if warm:
+            return Done(placements=warm)
+        placements, swap = self.swapping.preflight(state, context)
+        return NotWarm(placements=placements, swap=swap)
 
     def _push(self, state: RolloutState, context: Context) -> Observation:
         version = self.routes.push(context.writing)
         context.tell("traffic", f"gateway acknowledged routing table {version}", version=version)
+        self.swapping.served_again(state, context)
         return Done()
 
     def _push_and_list_retired(self, state: RolloutState, context: Context) -> Observation:

@@ -1,20 +1,21 @@
-"""What there is room for on a host: what replicas need, take and leave. Asks, and decides nothing but the sum's ends."""
+"""What there is room for on a host: what replicas need, take and leave. Asks; decides nothing but the sum."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from stack.core.clock import Clock
 from stack.core.digest import Digest
 from stack.core.errors import Refused, Unavailable
-from stack.core.names import HostName
+from stack.core.names import HostName, ReplicaId
 from stack.core.release import ModelVersion, Release
-from stack.fleet.asking import Door, ask_facts, memory_for_weights
+from stack.fleet.asking import Door, ask_facts
 from stack.fleet.facts import problems
 from stack.fleet.values import Host
 from stack.registry.catalogue import list_models
 from stack.registry.store import ContentStore
+from stack.rollout.loads import earlier_loads, memory_of, predicted, room_for
 from stack.runtimes.fit import FitReport, preflight_fit
 from stack.store.rows import ReplicaRow
 from stack.store.store import Store
@@ -31,26 +32,38 @@ class Room:
     clock: Clock
     memory: Mapping[HostName, int] = field(default_factory=dict)
 
-    def fit_on(self, name: HostName, model: ModelVersion, release: Release, replicas: int) -> FitReport:
-        """Whether they fit there beside what runs. Raises when the host can't be asked, or is not fit for anything."""
-        host, room = self.inventory[name], None
-        if host.connection != "local":
+    def fit_on(
+        self,
+        name: HostName,
+        model: ModelVersion,
+        release: Release,
+        replicas: int,
+        *,
+        without: Collection[ReplicaId] = (),
+    ) -> FitReport:
+        """Whether they fit there beside what runs; ``without``: replicas that don't, whatever is stored of them.
+
+        Raises when the host can't be asked, or is not fit for anything.
+        """
+        host, room, devices = self.inventory[name], None, None
+        if host.connection != "local" or memory_of(release) == "accelerator":
             facts = ask_facts(self.door, host, self.clock)
             if wrong := problems(facts, host.group):
                 raise Refused("; ".join(wrong))
-            room = memory_for_weights(facts, host.group) or 0
-        report = preflight_fit(model, release, replicas=replicas, available=room)
-        left = self._left(name)
-        if left is None or (report.available_bytes or 0) <= left:
+            room, devices = room_for(facts, host, release), facts.accelerators
+        loads = earlier_loads(self.store, release)
+        report = preflight_fit(model, release, replicas=replicas, available=room, devices=devices, loads=loads)
+        left = self._left(name, without)
+        if left is None or report.memory != "main" or (report.available_bytes or 0) <= left:
             return report
-        return preflight_fit(model, release, replicas=replicas, available=left)
+        return preflight_fit(model, release, replicas=replicas, available=left, loads=loads)
 
-    def _left(self, name: HostName) -> int | None:
+    def _left(self, name: HostName, without: Collection[ReplicaId]) -> int | None:
         """Of the memory that replicas may take on this host, what those that run there leave; None: no limit."""
         if name not in self.memory:
             return None
         with self.store.reading() as tx:
-            rows = [r for r in tx.replicas(live_only=True) if r.host == name]
+            rows = [r for r in tx.replicas(live_only=True) if r.host == name and r.id not in without]
         return max(0, self.memory[name] - sum(self.takes(row) for row in rows))
 
     def takes(self, row: ReplicaRow) -> int:
@@ -60,7 +73,7 @@ class Room:
         if measured is not None:
             return measured.measured_bytes
         release = self._release(row.release)
-        report = preflight_fit(self.model(release), release, replicas=1, available=0)
+        report = predicted(self.model(release), release, earlier_loads(self.store, release))
         return report.needed_bytes or self.memory.get(row.host, 0)
 
     def model(self, release: Release) -> ModelVersion:

@@ -9,6 +9,8 @@ from typing import Any
 from stack.gateway.control import GatewayControl
 from stack.gateway.errors import TableRefused
 from stack.gateway.table import RoutingTable
+from stack.rollout.pause import waits
+from stack.rollout.state import RolloutState
 from stack.rollout.tables import routing_table
 from stack.rollout.tenure import Writing
 from stack.store.store import Store
@@ -55,6 +57,7 @@ class RoutePusher:
                 self.keys,
                 self.limits,
                 self.addresses,
+                waits(RolloutState.from_json(dict(r.state)) for r in tx.rollouts(limit=1000, open_only=True)),
             )
             tx.put_table(body["version"], body)
         return body

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from stack.core.digest import Digest
-from stack.core.names import ReplicaId
+from stack.core.names import ReplicaId, ServiceName
 from stack.core.release import Release
 from stack.rollout.state import Phase, RolloutState
 from stack.store.rows import ReplicaRow, ServiceRow
@@ -24,8 +24,10 @@ def routing_table(
     keys: Sequence[Mapping[str, Any]],
     limits: Mapping[str, Any],
     addresses: Mapping[str, str],
+    waits: Mapping[ServiceName, float],
 ) -> dict[str, Any]:
-    """The table's JSON. ``addresses`` maps a host's name to where its replicas listen.
+    """The table's JSON. ``addresses`` maps a host's name to where its replicas listen; ``waits`` says of services that
+    have no replica at the moment how many seconds a request waits for one.
 
     A service without weights serves nothing and is left out. A replica is a target only while its role has a release
     of that role: what is not accounted for gets no traffic. A candidate is one only while it has a share: a table that
@@ -35,11 +37,17 @@ def routing_table(
     return {
         "version": version,
         "services": [
-            _service(s, releases, [r for r in rows if r.service == s.name], addresses) for s in services if s.weights
+            {**_service(s, releases, [r for r in rows if r.service == s.name], addresses), **_waiting(s, waits)}
+            for s in services
+            if s.weights
         ],
         "keys": [dict(k) for k in keys],
         "limits": dict(limits),
     }
+
+
+def _waiting(service: ServiceRow, waits: Mapping[ServiceName, float]) -> dict[str, Any]:
+    return {"hold_s": waits[service.name]} if service.name in waits else {}
 
 
 def _service(
@@ -73,6 +81,9 @@ def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tu
     Placed: those that were left out have failed. Warm: own replicas become ready. Promotion: candidate -> stable,
     stable -> lkg, lkg -> retired. Rollback by hand: own lkg -> stable, all others -> retired. After cleaning and
     retiring: stopped.
+
+    One after the other: what makes room is draining (not routed to, not revived, its port its own) until it is wanted
+    again, which only stable is, or the other release has taken its place: stopped, whatever its role.
     """
     if state.phase is before:
         return ()
@@ -87,11 +98,24 @@ def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tu
         changed = [_role(r, own, {"stable": "lkg", "lkg": "retired", "candidate": "retired"}) for r in changed]
     if state.phase is Phase.SWITCHING:
         changed = [_role(r, own, {"lkg": "retired", "stable": "retired"}) for r in changed]
+    changed = [_swapped(before, state, r) for r in changed]
     if before is Phase.CLEANING and state.phase.final:
         changed = [replace(r, state="stopped", slice="retired") if r.id in own else r for r in changed]
     if before is Phase.RETIRING and state.phase.final:
         changed = [replace(r, state="stopped", slice="retired") if r.id in retired else r for r in changed]
     return tuple(new for old, new in zip(rows, changed, strict=True) if new != old)
+
+
+def _swapped(before: Phase, state: RolloutState, row: ReplicaRow) -> ReplicaRow:
+    if state.swap is None or row.id not in {p.replica for p in state.swap.ends}:
+        return row
+    if state.phase is Phase.QUEUEING:
+        return replace(row, state="draining")
+    if before is Phase.RESTORING and state.phase is Phase.REVERTING:
+        return replace(row, state="ready" if row.slice == "stable" else "stopped")
+    if state.phase in (Phase.PROMOTING, Phase.SWITCHING):
+        return replace(row, state="stopped")
+    return row
 
 
 def _left_out(row: ReplicaRow, state: RolloutState) -> ReplicaRow:
