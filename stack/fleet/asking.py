@@ -45,5 +45,5 @@ def ask_facts(door: Door, host: Host, clock: Clock) -> Facts:
 def memory_for_weights(facts: Facts, group: str) -> int | None:
     """Bytes that one engine can have: the freest accelerator's on a ``gpu`` host, else main memory; None: unknown."""
     if group == "gpu":
-        return max((device.free for device in facts.accelerators or ()), default=None)
+        return max((device.free for device in facts.accelerators or () if device.free is not None), default=None)
     return facts.memory_available

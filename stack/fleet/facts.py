@@ -29,11 +29,11 @@ class FactsUnreadable(Unavailable):
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """One device; sizes in bytes."""
+    """One device; sizes in bytes. ``free`` is None where it can't be had as a whole (MIG) or is not told."""
 
     name: str
-    total: int
-    free: int
+    total: int | None
+    free: int | None
     driver: str
     id: str
 
@@ -81,7 +81,7 @@ def read_facts(host: str, observed: Mapping[str, Any], now: datetime) -> Facts:
             memory_available=_size(memory["available"]),
             disk_free=_size(disk["free"]),
             disk_writable=None if disk["writable"] is None else bool(disk["writable"]),
-            accelerators=None if devices is None else tuple(Accelerator(**device) for device in devices),
+            accelerators=None if devices is None else tuple(_device(device) for device in devices),
             cpus=_size(said["cpus"]),
             architecture=str(said["architecture"])[:60],
             system=str(said["system"])[:200],
@@ -93,6 +93,11 @@ def read_facts(host: str, observed: Mapping[str, Any], now: datetime) -> Facts:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FactsUnreadable(f"{type(error).__name__}: {error}", host=host) from error
+
+
+def _device(said: Mapping[str, Any]) -> Accelerator:
+    words = {name: str(said[name])[:100] for name in ("name", "driver", "id")}
+    return Accelerator(total=_size(said["total"]), free=_size(said["free"]), **words)
 
 
 def _size(value: Any) -> int | None:
@@ -130,7 +135,10 @@ def _disk(facts: Facts) -> str:
 def _devices(facts: Facts) -> str:
     if facts.accelerators is None:
         return "its accelerators can't be listed: nvidia-smi fails there"
-    return "" if facts.accelerators else "it is in group gpu and has no accelerator"
+    if not facts.accelerators:
+        return "it is in group gpu and has no accelerator"
+    told = any(device.free is not None for device in facts.accelerators)
+    return "" if told else "none of its accelerators says what it has free, or all are cut by MIG"
 
 
 def _clock(skew_s: float | None) -> str:

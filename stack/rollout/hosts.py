@@ -19,6 +19,7 @@ from stack.fleet.door import AnsibleDoor
 from stack.fleet.values import Host, HostEvent, Operation, OperationResult
 from stack.registry.store import ContentStore
 from stack.rollout.abreast import ASKED, FORKS, per_host, side_by_side
+from stack.rollout.loads import earlier_loads, keep, measured_bytes, predicted
 from stack.rollout.pace import Stopwatch
 from stack.rollout.room import Room
 from stack.rollout.state import Placement, RolloutState
@@ -242,6 +243,24 @@ class Hosts:
                 self._warm(state, place, release, context)
 
         side_by_side(warm_on, per_host(state.placements), width=ASKED)
+        self._measure(state, release, context)
+
+    def _measure(self, state: RolloutState, release: Release, context: Context) -> None:
+        """What each replica takes now that it is warm. A host that does not say it stops nothing."""
+        report = predicted(self.room.model(release), release, earlier_loads(self.store, release))
+
+        def measure_on(places: tuple[Placement, ...]) -> None:
+            operation = state.operation(f"measure-{places[0].host}")
+            try:
+                result = self._run(operation, "observe.yml", places[0], {"measure": True}, context)
+            except HostOperationFailed as error:
+                context.tell("host", f"{places[0].host} does not say what its replicas take: {error.message}")
+                result = OperationResult(status="failed")
+            for place in places:
+                size = measured_bytes(result.replica(place.replica), report)
+                keep(self.store, self.clock, place, release, report, size, context)
+
+        side_by_side(measure_on, per_host(state.placements))
 
     def _warm(self, state: RolloutState, place: Placement, release: Release, context: Context) -> None:
         driver = driver_for(release.runtime.engine)

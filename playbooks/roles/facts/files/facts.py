@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-_SMI = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version,uuid", "--format=csv,noheader,nounits"]
+_FIELDS = "name,memory.total,memory.free,driver_version,uuid,mig.mode.current"
+_SMI = ["nvidia-smi", "--query-gpu=" + _FIELDS, "--format=csv,noheader,nounits"]
 
 
 def memory() -> Dict[str, Optional[int]]:
@@ -73,9 +74,15 @@ def accelerators() -> Optional[List[Dict[str, Any]]]:
 
 
 def gpu(line: str) -> Dict[str, Any]:
-    """One line of nvidia-smi (MiB)."""
-    name, total, free, driver, uuid = (part.strip() for part in line.split(","))
-    return {"name": name, "total": int(total) << 20, "free": int(free) << 20, "driver": driver, "id": uuid}
+    """One line of nvidia-smi (MiB). A size that it does not tell is null; so is what a device cut by MIG has free."""
+    name, total, free, driver, uuid, mig = (part.strip() for part in line.split(","))
+    whole = mig.lower() != "enabled"
+    return {"name": name, "total": mib(total), "free": mib(free) if whole else None, "driver": driver, "id": uuid}
+
+
+def mib(text: str) -> Optional[int]:
+    """Bytes; null for ``[N/A]``, ``[Insufficient Permissions]``, ``[Unknown Error]`` and the like."""
+    return int(text) << 20 if text.isdigit() else None
 
 
 def service_manager() -> Optional[str]:

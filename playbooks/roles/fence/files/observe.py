@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What really is on this host, as JSON on stdout. Changes nothing.
 
-    observe.py ROOT [JSON: {"service_manager", "op_id", "environments": [...], "artifact_digest"}]
+    observe.py ROOT [JSON: {"service_manager", "op_id", "environments": [...], "artifact_digest", "measure"}]
 
 It is also run from standard input, before anything of ours is on the host, so it stands alone: standard library only,
 Python 3.9 or newer. A replica's digests count only while the process that wrote them is the one that runs; otherwise
-they are null. Missing evidence is never filled in.
+they are null. Missing evidence is never filled in. With "measure" it says what each replica's processes take: their
+share of main memory (PSS) and their accelerators' memory, null where that can't be read of every one of them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import hashlib
 import http.client
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
 import xmlrpc.client
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 _STATES = {
     "RUNNING": "running", "STARTING": "starting", "BACKOFF": "backoff", "STOPPING": "stopping",
@@ -27,6 +30,9 @@ _STATES = {
     "active": "running", "activating": "starting", "deactivating": "stopping", "inactive": "stopped",
     "failed": "failed",
 }  # fmt: skip
+
+
+_SMI = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -125,6 +131,75 @@ def replica_row(folder: Path, managed: Optional[Dict[str, Tuple[str, Optional[in
     }  # fmt: skip
 
 
+def processes(first: int, proc: Path = Path("/proc")) -> Set[int]:
+    """A replica's processes: the group of its first one, and all that they started."""
+    found: Dict[int, Tuple[int, int]] = {}
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] not in "ZX":
+                found[int(entry.name)] = (int(fields[1]), int(fields[2]))
+    if first not in found:
+        return set()
+    group = found[first][1]
+    wanted = {pid for pid, (_, its) in found.items() if its == group and group == first} | {first}
+    while True:
+        more = {pid for pid, (parent, _) in found.items() if parent in wanted} - wanted
+        if not more:
+            return wanted
+        wanted |= more
+
+
+def main_memory(pids: Set[int], proc: Path = Path("/proc")) -> Optional[int]:
+    """What they take of main memory, shared pages by share; null unless every one of them can be read."""
+    total = 0
+    for pid in pids:
+        try:
+            found = re.search(r"^Pss: +(\d+) kB$", (proc / str(pid) / "smaps_rollup").read_text(), re.MULTILINE)
+        except (FileNotFoundError, ProcessLookupError):
+            if (proc / str(pid) / "status").exists():
+                return None  # it is there: this kernel does not tell
+            continue  # it has ended since
+        except OSError:
+            return None
+        if found is None:
+            return None
+        total += int(found.group(1)) * 1024
+    return total or None
+
+
+def accelerator_memory(said: str, pids: Set[int]) -> Optional[int]:
+    """What they take on all accelerators, by nvidia-smi's rows of pid and MiB; null unless each row is a number."""
+    sizes = []
+    for line in said.splitlines():
+        pid, _, size = (part.strip() for part in line.partition(","))
+        if pid.isdigit() and int(pid) in pids:
+            if not size.isdigit():
+                return None
+            sizes.append(int(size) << 20)
+    return sum(sizes) or None
+
+
+def compute_apps() -> str:
+    """What nvidia-smi lists; nothing without it, or when it fails."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    try:
+        done = subprocess.run(_SMI, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode(errors="replace")
+
+
+def measured(row: Dict[str, Any], said: str) -> Dict[str, Any]:
+    """The row with what its processes take, if they are proven to be the release's."""
+    pids = processes(row["pid"]) if row["release_digest"] else set()
+    return {**row, "memory_bytes": main_memory(pids), "accelerator_bytes": accelerator_memory(said, pids)}
+
+
 def tools(root: Path) -> Dict[str, str]:
     """The SHA-256 of each of our tools on this host."""
     folder = root / "bin"
@@ -149,8 +224,12 @@ def observe(root: Path, wanted: Dict[str, Any]) -> Dict[str, Any]:
     except (OSError, ValueError):
         epoch = 0
     artifact = str(wanted.get("artifact_digest") or "").rpartition(":")[2]
+    rows = [replica_row(folder, managed) for folder in folders]
+    if wanted.get("measure") is True:
+        said = compute_apps()
+        rows = [measured(row, said) for row in rows]
     return {
-        "replicas": [replica_row(folder, managed) for folder in folders],
+        "replicas": rows,
         "epoch": epoch,
         "operation": read_json(root / "fence" / "ops" / f"{wanted['op_id']}.json") if wanted.get("op_id") else {},
         "service_manager": manager,
