@@ -78,6 +78,7 @@ _DRAIN: dict[str, Check] = {**_OPERATION, "replica_id": _typed(ReplicaId)}
 PLAYBOOKS: Mapping[str, tuple[Mapping[str, Check], Mapping[str, Check]]] = {
     "deploy.yml": (_LAUNCH, {**_GRACE, **_SERVER}),
     "rollback.yml": (_LAUNCH, {**_GRACE, **_SERVER}),
+    "place.yml": (_LAUNCH, {**_GRACE, **_SERVER}),
     "drain.yml": (_DRAIN, _GRACE),
     "observe.yml": ({}, {**_OPERATION, "measure": lambda value: value is True}),
     "facts.yml": ({}, _OPERATION),
