@@ -60,6 +60,8 @@ _ROW: Mapping[str, Callable[[Any], bool]] = {
     "release_digest": _optional(_matches(_DIGEST)),
     "started_at": _optional(lambda value: _word(value) or (isinstance(value, int | float) and value - value == 0)),
     "restarts": _count,
+    "memory_bytes": _optional(_count),
+    "accelerator_bytes": _optional(_count),
 }
 _PUBLIC: Mapping[str, Callable[[Any], bool]] = {
     "replicas": lambda value: isinstance(value, list) and len(value) <= _MOST_REPLICAS,
