@@ -13,6 +13,9 @@ Failure = tuple[tuple[Placement, ...], StackError]
 FORKS = 8
 """Hosts at once. Each is an ansible-playbook here: about half a second of one core and 60 MB."""
 
+ASKED = 32
+"""Hosts at once where nothing runs here for each but a thread that waits for its answers."""
+
 
 def per_host(places: Iterable[Placement]) -> tuple[tuple[Placement, ...], ...]:
     """The placements host by host, in the order given."""
@@ -28,8 +31,9 @@ def side_by_side(
     *,
     allowed: int = 0,
     kind: type[StackError] = StackError,
+    width: int = FORKS,
 ) -> tuple[Failure, ...]:
-    """Do every share; those that failed, with why. Up to ``allowed`` failures of ``kind`` are put up with.
+    """Do every share, ``width`` at once; those that failed, with why. Up to ``allowed`` of ``kind`` are put up with.
 
     After one more, or of another kind, no other share is begun, those under way are waited for, and it is raised. One
     share alone is done in the calling thread.
@@ -39,7 +43,7 @@ def side_by_side(
             work(share)
         return ()
     failures: list[Failure] = []
-    with ThreadPoolExecutor(max_workers=min(FORKS, len(shares)), thread_name_prefix="host") as pool:
+    with ThreadPoolExecutor(max_workers=min(width, len(shares)), thread_name_prefix="host") as pool:
         begun = {pool.submit(work, share): share for share in shares}
         for future in as_completed(begun):
             error = future.exception()

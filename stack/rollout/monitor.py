@@ -108,7 +108,6 @@ class Watch:
         self._lead = lead
         self._stop = stop
         self._control = GatewayControl(monitor.control.path, _GATEWAY_S)
-        self._cursor = 0
         self._boot = ""
         self.watched: dict[ReplicaId, Watched] = {}
         self._restarter = Restarter(
@@ -137,7 +136,7 @@ class Watch:
             mine = {row.id: row for row in serving(tx) if row.host in known}
             others = [r for r in tx.replicas(live_only=True) if r.state == "ready" and r.slice in ROUTABLE]
             rows = {**{row.id: row for row in others if row.host in known}, **mine}
-            releases = {row.release: tx.release(row.release) for row in rows.values()}
+            releases = {digest: tx.release(digest) for digest in {row.release for row in rows.values()}}
         busy = {i for i, w in self.watched.items() if w.restart is not None and w.restart.is_alive()}
         self.watched = {i: w for i, w in self.watched.items() if i in rows or i in busy}
         counted = self._counted()
@@ -191,10 +190,9 @@ class Watch:
     def _counted(self) -> Mapping[str, Any] | None:
         """What the gateway counted for each replica; None when it can't be asked, or was started anew."""
         try:
-            samples = self._control.samples(since=self._cursor)
+            samples = self._control.counters()
         except GatewayUnavailable:
             return None
-        self._cursor = int(samples["cursor"])
         if samples["boot_id"] != self._boot:
             self._boot = str(samples["boot_id"])
             for watched in self.watched.values():

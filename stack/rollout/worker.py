@@ -24,6 +24,7 @@ from stack.rollout import tables
 from stack.rollout.machine import Done, Failed, Observation, Requested, ServiceView, Transition, step
 from stack.rollout.state import Phase, RolloutState
 from stack.rollout.tenure import LEASE, TTL_S, Interrupted, Leadership, Over, Watch
+from stack.rollout.together import Together
 from stack.store.errors import StoreAway
 from stack.store.rows import Lease, RolloutRow, ServiceRow
 from stack.store.store import Store, Transaction
@@ -218,18 +219,18 @@ class _RunContext:
     def __init__(self, runner: Runner, state: RolloutState) -> None:
         self._runner = runner
         self._state = state
+        self._together = Together(lambda: self.writing(runner._store))
 
     @property
     def epoch(self) -> int:
         return self._runner._lead.lease.epoch
 
     def tell(self, kind: str, text: str, **data: Any) -> None:
-        with self.writing(self._runner._store) as tx:
-            tx.add_event(self._state.id, kind, text, data)
+        self._together.write(lambda tx: tx.add_event(self._state.id, kind, text, data))
 
     def evidence(self, kind: str, body: Mapping[str, Any]) -> None:
-        with self.writing(self._runner._store) as tx:
-            tx.add_evidence(self._state.id, str(self._state.phase), kind, dict(body))
+        phase, kept = str(self._state.phase), dict(body)
+        self._together.write(lambda tx: tx.add_evidence(self._state.id, phase, kind, kept))
 
     def writing(self, store: Store) -> AbstractContextManager[Transaction]:
         return self._runner._lead.writing(store)

@@ -159,7 +159,7 @@ def bake(tmp_path: Path, clock: Clock) -> tuple[float, str]:
     """How long a rung without any traffic is held, and what it says then."""
     store = Store.open(tmp_path / "state.db", clock)
     samples = {"boot_id": "b", "cursor": 1, "targets": {}}
-    control: Any = SimpleNamespace(samples=lambda since=0: samples)
+    control: Any = SimpleNamespace(attempts=lambda since=0: samples)
     context: Any = SimpleNamespace(check=lambda: None, tell=lambda *_, **__: None, evidence=lambda *_: None)
     state: Any = SimpleNamespace(id="ro-a", service="tiny", stable=None, percent=5)
     nothing: Any = None
