@@ -1,21 +1,25 @@
 """Private directories for one Ansible run each: in memory where there is /dev/shm, removed whatever happens.
 
-A directory's name says which process made it. One whose maker is gone is removed at the next run, unless a process that
-the maker left behind still works with it.
+A directory's name says which process made it. One whose maker is gone is removed at the next run, and the playbook that
+its maker left behind is ended first: without the terminal that it wrote to, ansible-playbook waits for ever. What else
+works with it keeps it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - 0700, and on a tmpfs on purpose
+_DEATH_S = 2.0
 _NAME = re.compile(r"stack-run-(\d+)-(\d+)-(\d+)-\w+\Z")
 
 
@@ -49,10 +53,34 @@ def sweep(base: Path) -> list[Path]:
         match = _NAME.match(folder.name)
         if match is None or not _ours(folder):
             continue
-        if started(int(match.group(2))) != int(match.group(3)) and not _in_use(folder):
+        if started(int(match.group(2))) == int(match.group(3)):
+            continue
+        end_playbooks(folder)
+        if not _in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
     return removed
+
+
+def end_playbooks(folder: Path) -> None:
+    """End ansible-playbook and its workers, which have sessions of their own, where they were given this directory."""
+    mark = os.fsencode(folder)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or not _is_playbook(_command_line(entry), mark):
+            continue
+        with suppress(OSError):  # gone, or another user's
+            process = os.pidfd_open(int(entry.name))
+            try:
+                if _is_playbook(_command_line(entry), mark):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+                    select.select([process], [], [], _DEATH_S)
+            finally:
+                os.close(process)
+
+
+def _is_playbook(command_line: bytes, mark: bytes) -> bool:
+    words = command_line.split(b"\0")
+    return mark in command_line and any(word.endswith(b"/ansible-playbook") for word in words[:2])
 
 
 def _ours(folder: Path) -> bool:

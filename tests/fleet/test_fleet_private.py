@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,57 @@ def test_private_data_of_a_killed_process_goes_with_the_next_run(tmp_path: Path)
     assert folder.exists(), "nobody could clean up"
     with private_directory(tmp_path):
         assert not folder.exists()
+
+
+LEFT_BEHIND = """
+import os, subprocess, sys, time
+if len(sys.argv) == 2:  # the maker: starts the playbook and stays
+    from pathlib import Path
+    from stack.fleet.private import private_directory
+    with private_directory(Path(sys.argv[1])) as folder:
+        command = [sys.executable, sys.argv[1] + "/ansible-playbook", "-e", f"@{folder}/variables.yml"]
+        playbook = subprocess.Popen(command)
+        print(folder, playbook.pid, flush=True)
+        input()
+elif os.fork() == 0:  # the playbook's worker
+    os.setsid()
+time.sleep(600)
+"""
+
+
+def test_a_playbook_that_outlives_its_control_plane_is_ended_with_its_workers(tmp_path: Path) -> None:
+    """Its terminal is gone, and ansible-playbook never ends without: it and its directory would stay for ever."""
+    (tmp_path / "ansible-playbook").write_text(LEFT_BEHIND)
+    maker = subprocess.Popen(
+        [sys.executable, str(tmp_path / "ansible-playbook"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert maker.stdout is not None
+    folder, playbook = maker.stdout.readline().split()
+    while len(given(folder)) < 2:
+        os.sched_yield()
+    with private_directory(tmp_path):
+        assert len(given(folder)) == 2, "its maker lives"
+    os.kill(maker.pid, signal.SIGKILL)
+    maker.wait()
+    assert int(playbook) in given(folder)
+    with private_directory(tmp_path):
+        assert given(folder) == []
+        assert not Path(folder).exists()
+    maker.communicate()
+
+
+def given(folder: str) -> list[int]:
+    """The processes that were given this directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and folder.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 def test_a_directory_that_another_sweep_was_quicker_with_is_no_failure(
