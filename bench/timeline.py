@@ -12,7 +12,7 @@ from typing import Any
 # What a rollout has to wait for whoever drives it: the engine loads and warms, prompts are answered, a rung is held.
 WAITED_FOR = ("runtime install", "warming", "smoking", "evaluating", "holding", "confirming")
 _PHASE = re.compile(r"[a-z_]+")
-_INSTALL, _AFTER_INSTALL = "Install the runtime", "Copy the artifact"
+_INSTALL, _AFTER_INSTALL = "Install the runtime", "Send the artifact"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,13 @@ ONCE = frozenset(
     {
         "Check the lock of the runtime",
         "Fetch the wheels",
-        "Make a place for the wheels",
-        "Copy the wheels",
+        "Send the wheels",
         "Begin installing",
         "Install the runtime",
-        "Copy the artifact",
+        "Send the artifact",
         "Place the artifact",
+        "Look for what was damaged",
+        "Send what was damaged",
     }
 )
 """Tasks of a start that a second start on the same host does not do again, or in no time."""

@@ -26,7 +26,7 @@ STORY = [
     event(2, "phase", "placing"),
     event(2.5, "host", "local: Install the runtime"),
     event(6, "host", "local: Install the runtime: progress"),
-    event(8.5, "host", "local: Copy the artifact"),
+    event(8.5, "host", "local: Send the artifact"),
     event(10, "phase", "warming"),
     event(13, "phase", "holding, candidate at 5 %"),
     event(20, "phase", "shifting, candidate at 100 %: 100 %"),
@@ -53,7 +53,7 @@ def test_overhead_is_everything_but_what_any_rollout_waits_for() -> None:
 
 
 def test_an_install_whose_end_was_not_told_counts_as_overhead() -> None:
-    found = spent([e for e in STORY if "Copy" not in e["text"]])
+    found = spent([e for e in STORY if "Send" not in e["text"]])
     assert "runtime install" not in found.phases and found.phases["placing"] == pytest.approx(8)
 
 

@@ -109,6 +109,6 @@ def test_hosts_of_one_kind_share_an_archive_and_others_do_not(tmp_path: Path) ->
 
 def test_a_lock_with_a_source_build_is_left_to_the_host(tmp_path: Path, run_tool: Run) -> None:
     row = {"name": NAME, "digest": "x", "text": "llama-cpp-python==1.0 --hash=sha256:00\n"}
-    words = (tmp_path, "3.11", "x86_64", "glibc 2.36")
+    words = (tmp_path, "op.1", "3.11", "x86_64", "glibc 2.36")
     done = run_tool(tool("runtime", "wheelhouse.py"), *words, input=json.dumps([row]))
-    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    assert (done.returncode, json.loads(done.stdout)["wheels"]) == (0, [])

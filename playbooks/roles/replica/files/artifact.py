@@ -5,7 +5,8 @@
     artifact.py check ROOT sha256:<hex>              # exit 0 when it is in place and every byte is right
 
 The digest is over the canonical JSON of ``[{path, sha256, size}, ...]`` sorted by path, so it alone says which files
-belong to the artifact. A wrong file removes the whole partial directory. Standard library only, Python 3.9 or newer.
+belong to the artifact. A wrong file removes the whole partial directory, unless it was received in checked chunks:
+then receive.py says which of it is wrong. Standard library only, Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -65,10 +66,12 @@ def place(root: Path, digest: str, source: Optional[Path]) -> None:
     """Make ``artifacts/<hex>`` exist with exactly these bytes, or raise and leave nothing behind."""
     final = root / "artifacts" / digest[7:]
     partial = final.with_name(final.name + ".partial")
+    notes = partial.with_name(partial.name + ".chunks")
     if final.is_dir():
         try:
             verify(final, digest)
             shutil.rmtree(partial, ignore_errors=True)
+            notes.unlink(missing_ok=True)
             return
         except WrongArtifact as error:
             print(f"damaged on the host, placing it again: {error}")
@@ -78,8 +81,10 @@ def place(root: Path, digest: str, source: Optional[Path]) -> None:
             shutil.copytree(source, partial, symlinks=True)
         verify(partial, digest)
         _swap_in(partial, final)
+        notes.unlink(missing_ok=True)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if source is not None or not notes.exists():
+            shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

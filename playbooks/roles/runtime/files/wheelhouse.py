@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Fetch the wheels of locked environments on the controller, for hosts that are reached over SSH.
 
-    wheelhouse.py CACHE PYTHON MACHINE LIBC       # standard input: [{"name", "text", "digest"}]
-                                                  # JSON: {"state", "line", "wheels": [{"name", "archive", "sha256"}]}
-    wheelhouse.py fetch ARCHIVE PYTHON MACHINE LIBC LOCKFILE                   # what the first one runs, detached
+    wheelhouse.py CACHE ASKER PYTHON MACHINE LIBC       # standard input: [{"name", "text", "digest"}]
+                                           # JSON: {"state", "line", "wheels": [{"name", "archive", "sha256"}]}
+    wheelhouse.py fetch ARCHIVE ASKER PYTHON MACHINE LIBC                      # what the first one runs, detached
 
 One archive for each lock and kind of host stands in CACHE and is used for every host. pip is told the host's Python,
 machine and libc, takes wheels only, and only those that the lock's hashes name; the host checks the same hashes again.
 A lock with something in it that is built from source is left out: that host needs an index of its own. This is the
 only tool here that runs on the controller.
 
-A call waits about two seconds for what is fetched; while ``state`` is ``fetching`` it is called again, and ``line`` says
-how far it is. Ending the caller does not end a download.
+A call waits about two seconds for what is fetched; while ``state`` is ``fetching`` it is called again, and ``line``
+says how far it is. Ending the caller does not end a download. One that failed is told once, to the ASKER that began it;
+any other asker begins anew.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -72,17 +74,18 @@ def ready(archive: Path) -> Optional[str]:
         return None
 
 
-def begin(archive: Path, text: str, target: List[str]) -> bool:
-    """Start a fetcher, unless one lives; False if the archive needs none."""
+def begin(archive: Path, text: str, asker: str, target: List[str]) -> None:
+    """Start a fetcher if the archive needs one and none lives. Raises NotFetched if the asker's own has failed."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(beside(archive, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if ready(archive):
-            return False
-        wanted = beside(archive, "txt")
-        wanted.write_text(text, encoding="utf-8")
-        command = [sys.executable, str(Path(__file__).resolve()), "fetch", str(archive), *target, str(wanted)]
+            return
+        if take(beside(archive, "failed")) == asker:
+            raise NotFetched("\n".join(log_lines(archive)[-5:]))
+        beside(archive, "txt").write_text(text, encoding="utf-8")
+        command = [sys.executable, str(Path(__file__).resolve()), "fetch", str(archive), asker, *target]
         with open(beside(archive, "log"), "wb") as log:
             subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(lock,)
@@ -91,39 +94,56 @@ def begin(archive: Path, text: str, target: List[str]) -> bool:
         pass
     finally:
         os.close(lock)
-    return True
 
 
-def alive(archive: Path) -> bool:
-    """Does a fetcher of it live? It and its children hold the lock."""
-    with open(beside(archive, "lock"), "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def take(path: Path) -> Optional[str]:
+    """The text of a file that is read once; None when there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    path.unlink()
+    return text
 
 
-def fetch(archive: Path, python: str, machine: str, libc: str, wanted: Path) -> None:
-    """Make the archive; complete or not at all."""
+def fetch(archive: Path, asker: str, target: List[str]) -> None:
+    """Make the archive, complete or not at all; leave word when it fails."""
     for left in archive.parent.glob(f".{archive.name}.*"):
-        subprocess.run(["rm", "-rf", str(left)], check=False)
-    with tempfile.TemporaryDirectory(prefix=f".{archive.name}.", dir=archive.parent) as work:
-        wheels, partial = Path(work) / "wheels", Path(work) / "archive.tar"
-        tags = [word for tag in platforms(machine, libc) for word in ("--platform", tag)]
-        pip = [sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
-        pip += ["--implementation", "cp", "--python-version", python, *tags, "--no-input", "--progress-bar", "off"]
-        pip += ["--disable-pip-version-check", "--dest", str(wheels), "-r", str(wanted)]
-        environment = {**os.environ, "TMPDIR": work, "PYTHONUNBUFFERED": "1"}
-        code = subprocess.call(pip, env=environment, stdin=subprocess.DEVNULL)
-        if code:
-            raise NotFetched(f"pip download ended with {code}")
-        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
-            for wheel in sorted(wheels.iterdir()):
-                tar.add(wheel, arcname=wheel.name, filter=_plain)
-        row = f"{partial.stat().st_size} {digest_of(partial)}\n"
-        os.replace(partial, archive)
-        beside(archive, "sha256").write_text(row, encoding="ascii")
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{archive.name}.", dir=archive.parent) as work:
+            partial = archive if archive.is_file() and not beside(archive, "sha256").exists() else Path(work) / "tar"
+            if partial != archive:
+                download(Path(work), beside(archive, "txt"), target)
+                pack(partial, Path(work) / "wheels")
+            row = f"{partial.stat().st_size} {digest_of(partial)}\n"
+            beside(archive, "sha256").unlink(missing_ok=True)
+            os.replace(partial, archive)
+            beside(archive, "sha256").write_text(row, encoding="ascii")
+    except (NotFetched, OSError):
+        beside(archive, "failed").write_text(asker, encoding="utf-8")
+        raise
+
+
+def download(work: Path, wanted: Path, target: List[str]) -> None:
+    """The wheels that a lock file names, for hosts of this kind."""
+    python, machine, libc = target
+    tags = [word for tag in platforms(machine, libc) for word in ("--platform", tag)]
+    pip = [sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
+    pip += ["--implementation", "cp", "--python-version", python, *tags, "--no-input", "--progress-bar", "off"]
+    pip += ["--disable-pip-version-check", "--dest", str(work / "wheels"), "-r", str(wanted)]
+    code = subprocess.call(
+        pip, env={**os.environ, "TMPDIR": str(work), "PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL
+    )
+    if code:
+        raise NotFetched(f"pip download ended with {code}")
+
+
+def pack(archive: Path, wheels: Path) -> None:
+    """One archive of them, the same bytes each time."""
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for wheel in sorted(wheels.iterdir()):
+            tar.add(wheel, arcname=wheel.name, filter=_plain)
 
 
 def digest_of(path: Path) -> str:
@@ -164,20 +184,24 @@ def log_lines(archive: Path) -> List[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def look(rows: List[Dict[str, Any]], started: List[Dict[str, Any]]) -> Dict[str, Any]:
-    """How far everything is. Raises NotFetched with what pip said."""
-    for row in started:
-        if ready(row["archive"]):
-            continue
-        if alive(row["archive"]):
-            return {"state": "fetching", "line": progress(row["archive"], row["count"]), "wheels": []}
+def look(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    """What is being fetched; None when all is here."""
+    for row in rows:
         if not ready(row["archive"]):
-            raise NotFetched(f"{row['name']}: " + "\n".join(log_lines(row["archive"])[-5:]))
-    wheels = [{"name": r["name"], "archive": str(r["archive"]), "sha256": ready(r["archive"])} for r in rows]
-    return {"state": "fetched", "line": "fetched", "wheels": wheels}
+            return {"state": "fetching", "line": progress(row["archive"], row["count"]), "wheels": []}
+    return None
 
 
-def ask(cache: Path, target: List[str], wanted: List[Dict[str, Any]]) -> Dict[str, Any]:
+def damaged(archive: Path) -> bool:
+    """Is it not what it was when it was made? Then it is taken away."""
+    if digest_of(archive) == ready(archive):
+        return False
+    archive.unlink()
+    beside(archive, "sha256").unlink(missing_ok=True)
+    return True
+
+
+def ask(cache: Path, asker: str, target: List[str], wanted: List[Dict[str, Any]]) -> Dict[str, Any]:
     """Start what is missing and wait a turn for it."""
     platforms(target[1], target[2])
     rows = []
@@ -185,22 +209,27 @@ def ask(cache: Path, target: List[str], wanted: List[Dict[str, Any]]) -> Dict[st
         blocks = lock_blocks(row["text"])
         if not SOURCE_BUILDS.keys() & blocks.keys():
             rows.append({**row, "archive": archive_of(cache, row, *target), "count": len(blocks)})
-    started = [row for row in rows if begin(row["archive"], row["text"], target)]
     deadline = time.monotonic() + TURN_S
     while True:
-        found = look(rows, started)
-        if found["state"] != "fetching" or time.monotonic() > deadline:
+        for row in rows:
+            begin(row["archive"], row["text"], asker, target)
+        found = look(rows)
+        if found and time.monotonic() > deadline:
             return found
+        if not found and not [row for row in rows if damaged(row["archive"])]:
+            break
         time.sleep(0.1)
+    wheels = [{"name": r["name"], "archive": str(r["archive"]), "sha256": ready(r["archive"])} for r in rows]
+    return {"state": "fetched", "line": "fetched", "wheels": wheels}
 
 
 def main() -> int:
     """The command."""
     try:
         if sys.argv[1] == "fetch":
-            fetch(Path(sys.argv[2]), *sys.argv[3:6], Path(sys.argv[6]))
+            fetch(Path(sys.argv[2]), sys.argv[3], sys.argv[4:7])
         else:
-            print(json.dumps(ask(Path(sys.argv[1]), sys.argv[2:5], json.load(sys.stdin))))
+            print(json.dumps(ask(Path(sys.argv[1]), sys.argv[2], sys.argv[3:6], json.load(sys.stdin))))
     except (NotFetched, OSError) as error:
         print(f"wheels not fetched: {error}")
         return 1
