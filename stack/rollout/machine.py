@@ -77,9 +77,10 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The phase's effect failed, for this reason."""
+    """The phase's effect failed, for this reason. ``left``: replicas that are not known to have ended."""
 
     reason: str
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ def step(state: RolloutState, service: ServiceView, seen: Observation) -> Transi
         case Judged():
             return _judged(state, service, seen)
         case Failed():
-            return _failed(state, service, seen.reason)
+            return _failed(state, service, seen.reason, seen.left)
         case NotWarm():
             if state.phase is not Phase.CHECKING:
                 raise _impossible(state, seen)
@@ -259,14 +260,15 @@ def _switch(state: RolloutState, service: ServiceView) -> Transition:
     return _go(replace(state, exposed=True, verdict=Verdict.ROLLBACK), view, Phase.SWITCHING)
 
 
-def _failed(state: RolloutState, service: ServiceView, reason: str) -> Transition:
+def _failed(state: RolloutState, service: ServiceView, reason: str, left: tuple[str, ...] = ()) -> Transition:
     """10: back, from wherever it is. What is needed to be safe is tried until it works."""
     match state.phase:
         case Phase.RESTORING | Phase.REVERTING | Phase.PROMOTING | Phase.SWITCHING:
             again = replace(_timed(state), attempt=state.attempt + 1)
             return _go(again, service, state.phase, f"again: {reason}", keep_attempt=True)
         case Phase.RETIRING:
-            noted = replace(state, notes=(*state.notes, f"needs an operator: {reason}"))
+            ended = tuple(place for place in state.retire if place.replica not in left)
+            noted = replace(state, retire=ended, notes=(*state.notes, f"needs an operator: {reason}"))
             return _go(noted, service, Phase.PROMOTED if state.kind == "deploy" else Phase.ROLLED_BACK, reason)
         case Phase.CONFIRMING:
             noted = replace(state, notes=(*state.notes, f"what serves now failed its smoke prompts: {reason}"))
@@ -277,7 +279,8 @@ def _failed(state: RolloutState, service: ServiceView, reason: str) -> Transitio
             again = replace(state, attempt=state.attempt + 1)
             return _go(again, service, Phase.CLEANING, f"again: {reason}", keep_attempt=True)
         case Phase.CLEANING:
-            noted = replace(state, notes=(*state.notes, f"needs an operator: {reason}"))
+            ended = tuple(p for p in state.placements if p.replica not in left or state.kind == "rollback")
+            noted = replace(state, placements=ended, notes=(*state.notes, f"needs an operator: {reason}"))
             return _go(noted, service, Phase.ROLLED_BACK if state.kind == "deploy" else Phase.FAILED, reason)
         case _:
             return _back(replace(state, reason=reason), service, reason)

@@ -128,7 +128,7 @@ class RolloutPerformer:
 
     def _drain(self, state: RolloutState, places: tuple[Placement, ...], name: str, context: Context) -> Observation:
         left = self.hosts.drain(state, places, name, context)
-        return Failed(reason="not known to have ended: " + ", ".join(left)) if left else Done()
+        return Failed(reason="not known to have ended: " + ", ".join(left), left=left) if left else Done()
 
 
 def _nothing(state: RolloutState, context: Context) -> Observation:

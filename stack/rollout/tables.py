@@ -78,9 +78,10 @@ def _target(row: ReplicaRow, release: Release, addresses: Mapping[str, str]) -> 
 def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tuple[ReplicaRow, ...]:
     """The service's replica rows that the transition ``before -> state.phase`` changes.
 
-    Placed: those that were left out have failed. Warm: own replicas become ready. Promotion: candidate -> stable,
+    Placed: those that were left out are draining. Warm: own replicas become ready. Promotion: candidate -> stable,
     stable -> lkg, lkg -> retired. Rollback by hand: own lkg -> stable, all others -> retired. After cleaning and
-    retiring: stopped.
+    retiring: stopped, and what is not known to have ended, as its host does not answer, is draining: not routed to, and
+    in the list of the next rollout that retires replicas.
 
     One after the other: what makes room is draining (not routed to, not revived, its port its own) until it is wanted
     again, which only stable is, or the other release has taken its place: stopped, whatever its role.
@@ -100,9 +101,9 @@ def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tu
         changed = [_role(r, own, {"lkg": "retired", "stable": "retired"}) for r in changed]
     changed = [_swapped(before, state, r) for r in changed]
     if before is Phase.CLEANING and state.phase.final:
-        changed = [replace(r, state="stopped", slice="retired") if r.id in own else r for r in changed]
+        changed = [_ended(r, own, r.slice == "candidate" and r.release == state.release) for r in changed]
     if before is Phase.RETIRING and state.phase.final:
-        changed = [replace(r, state="stopped", slice="retired") if r.id in retired else r for r in changed]
+        changed = [_ended(r, retired, r.slice == "retired") for r in changed]
     return tuple(new for old, new in zip(rows, changed, strict=True) if new != old)
 
 
@@ -118,11 +119,21 @@ def _swapped(before: Phase, state: RolloutState, row: ReplicaRow) -> ReplicaRow:
     return row
 
 
+def _ended(row: ReplicaRow, ended: set[ReplicaId], meant: bool) -> ReplicaRow:
+    """Stopped if it ended, draining if it was ``meant`` to."""
+    if row.id in ended:
+        return replace(row, state="stopped", slice="retired")
+    return replace(row, state="draining", slice="retired") if meant and row.live else row
+
+
 def _left_out(row: ReplicaRow, state: RolloutState) -> ReplicaRow:
-    """A replica that this rollout meant to start and could not: nobody waits for it or routes to it."""
+    """A replica that this rollout meant to start and could not: nobody waits for it or routes to it.
+
+    It may run all the same, once its host answers again: a later rollout ends it.
+    """
     own = {p.replica for p in state.placements}
     mine = row.release == state.release and row.state == "starting" and row.id not in own
-    return replace(row, state="failed", slice="retired") if mine else row
+    return replace(row, state="draining", slice="retired") if mine else row
 
 
 def _role(row: ReplicaRow, own: set[ReplicaId], moves: Mapping[str, str]) -> ReplicaRow:

@@ -16,6 +16,7 @@ from stack.core.errors import Refused
 from stack.core.names import HostName
 from stack.fleet.values import Host, Operation, OperationResult
 from stack.rollout.hosts import HostOperationFailed, Hosts, replica_id
+from stack.rollout.machine import CLEANING_ATTEMPTS, Failed, ServiceView, step
 from stack.rollout.state import Phase, Placement, RolloutState
 from stack.rollout.tables import placed, recast
 from stack.store.store import Store
@@ -111,9 +112,28 @@ def test_as_many_as_the_settings_put_up_with(
         after = replace(state, phase=Phase.WARMING, placements=outcome)
         with store.reading() as tx:
             rows = tx.replicas(service="tiny")
-        lost = {row.id for row in recast(Phase.PLACING, after, rows) if row.state == "failed"}
+        lost = {r.id for r in recast(Phase.PLACING, after, rows) if (r.state, r.slice) == ("draining", "retired")}
         assert lost == {p.replica for p in state.placements if p not in outcome}
     store.close()
+
+
+@pytest.mark.parametrize("phase", [Phase.RETIRING, Phase.CLEANING])
+def test_what_is_not_known_to_have_ended_is_left_for_the_next_rollout(tmp_path: Path, phase: Phase) -> None:
+    """Its host does not answer. It is neither routed to nor forgotten."""
+    _, _, _, (store, state) = started(tmp_path, 3, set(), 0)
+    going = replace(state, phase=phase, attempt=CLEANING_ATTEMPTS, retire=state.placements)
+    left = state.placements[1].replica
+    role = "retired" if phase is Phase.RETIRING else "candidate"
+    with store.reading() as tx:
+        rows = [replace(row, state="ready", slice=role) for row in tx.replicas(service="tiny")]
+    store.close()
+    end = step(going, ServiceView(), Failed(reason="silent", left=(left,))).state
+    assert end.phase.final
+    assert end.notes == ("needs an operator: silent",)
+    after = {row.id: (row.state, row.slice, row.live) for row in recast(phase, end, rows)}
+    assert after.pop(left) == ("draining", "retired", True)
+    assert set(after.values()) == {("stopped", "retired", False)}
+    assert len(after) == 2
 
 
 @given(st.text("ab-", min_size=1, max_size=63), st.integers(0, 63), st.integers(0, 63))
