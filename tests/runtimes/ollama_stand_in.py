@@ -1,4 +1,6 @@
-"""A stand-in for Ollama's server: its published API over real sockets, with faults to switch on. It runs no model.
+"""A stand-in for Ollama's server: its published API over real sockets, with faults to switch on.
+
+It runs no model itself: `engine` is asked for the address of one that does, else every answer is the same.
 
 What it takes over from the published API: digests are checked at upload, a model is made of uploaded files only, names
 without a tag get `:latest`, steps of making are lines of JSON that may end in an error, unknown names are 404, too much
@@ -8,9 +10,10 @@ to do is 503, an empty chat loads or (keep_alive 0) unloads.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +28,10 @@ class OllamaStandIn:
     """What it holds, and the faults; change the fields while it runs."""
 
     answer: str = "Hello! How can I help?"
+    version: str = "0.0.0-stand-in"
+    engine: Callable[[str, bytes], str] | None = None
+    cuts: bool = False
+    waits: threading.Event | None = None
     busy: bool = False
     html: bool = False
     create_error: str = ""
@@ -83,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, b"<html><body>Ollama is running</body></html>")
         rows = [self._row(name) for name in s.models]
         answers: dict[str, Json] = {
-            "/api/version": {"version": "0.0.0-stand-in"},
+            "/api/version": {"version": s.version},
             "/api/tags": {"models": rows},
             "/api/ps": {"models": [row for row in rows if row["name"] in s.loaded]},
             "/v1/models": {"object": "list", "data": [{"id": name, "object": "model"} for name in s.models]},
@@ -156,6 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _complete(self, asked: Json, name: str) -> None:
         s = self.state
         s.loaded.add(name)
+        if s.engine is not None:
+            (digest,) = s.models[name]["files"].values()
+            return self._engine(s.engine(asked["model"], s.blobs[digest]), asked)
         usage = {"prompt_tokens": 9, "completion_tokens": 8, "total_tokens": 17}
         if not asked.get("stream"):
             message = {"role": "assistant", "content": s.answer}
@@ -169,9 +179,42 @@ class _Handler(BaseHTTPRequestHandler):
             events.append({"error": {"message": s.stream_error}})  # type: ignore[dict-item]
         else:
             events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        text = "".join(f"data: {json.dumps({'model': asked['model'], **event})}\n\n" for event in events)
-        last = {"model": asked["model"], "choices": [], "usage": usage}
-        return self._send(200, f"{text}data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode(), "text/event-stream")
+        named = [{"model": asked["model"], **event} for event in events]
+        named.append({"model": asked["model"], "choices": [], "usage": usage})
+        return self._stream([f"data: {json.dumps(event)}\n\n" for event in named] + ["data: [DONE]\n\n"])
+
+    def _stream(self, parts: list[str]) -> None:
+        s = self.state
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for number, part in enumerate(parts):
+            if number == 1 and s.waits is not None:
+                s.waits.wait(60)
+            if number == 1 and s.cuts:
+                self.close_connection = True
+                return
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(part.encode()), part.encode()))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _engine(self, address: str, asked: Json) -> None:
+        connection = http.client.HTTPConnection(address, timeout=60)
+        try:
+            connection.request("POST", self.path, json.dumps(asked), {"content-type": "application/json"})
+            reply = connection.getresponse()
+            kind = reply.getheader("content-type", "application/json")
+            if not asked.get("stream"):
+                return self._send(reply.status, reply.read(), kind)
+            self.send_response(reply.status)
+            self.send_header("content-type", kind)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            while part := reply.read1(1 << 16):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+        finally:
+            connection.close()
 
     def _row(self, name: str) -> Json:
         files = self.state.models[name]["files"]

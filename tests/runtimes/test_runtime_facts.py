@@ -18,7 +18,7 @@ from stack.core.release import Artifact, FileEntry, Launch, ModelVersion
 from stack.runtimes.driver import NoDriver, driver_for
 from stack.runtimes.engine import CantLaunch, UnknownDistribution
 from stack.runtimes.fit import fit, kv_bytes, preflight_fit
-from stack.runtimes.locks import NotLocked, locked_runtime
+from stack.runtimes.locks import LOCKS_DIR, NotLocked, VersionNotNamed, locked_runtime, versions
 from stack.runtimes.machine import available_memory, disk_problem, free_disk, parse_meminfo, port_is_free
 
 HASH = " --hash=sha256:" + "a" * 64
@@ -107,6 +107,36 @@ def test_a_missing_lock_says_so(tmp_path: Path) -> None:
 def test_the_shipped_locks_are_locks(runtime: str) -> None:
     engine, _, distribution = runtime.partition("/")
     assert locked_runtime(engine, distribution).version[0].isdigit()
+
+
+def test_versions_of_a_distribution_stand_beside_each_other(tmp_path: Path) -> None:
+    (tmp_path / "llamacpp-xllamacpp@1.txt").write_text(f"xllamacpp==1{HASH}\n")
+    (tmp_path / "llamacpp-xllamacpp@3.txt").write_text(f"xllamacpp==4{HASH}\n")
+    folder = written(tmp_path, f"xllamacpp==2{HASH}\n")
+    assert [locked_runtime("llamacpp", "xllamacpp", v, locks_dir=folder).version for v in (None, "2", "1")] == [
+        "2",
+        "2",
+        "1",
+    ]
+    assert versions("llamacpp", "xllamacpp", locks_dir=folder) == ("2", "1", "4")
+    for version in ("3", "5", "../1", "1\n", ""):
+        with pytest.raises(NotLocked):
+            locked_runtime("llamacpp", "xllamacpp", version, locks_dir=folder)
+
+
+def test_the_shipped_versions_are_the_versions_that_their_names_say() -> None:
+    for path in LOCKS_DIR.glob("*@*.txt"):
+        name, _, version = path.stem.partition("@")
+        engine, _, distribution = name.partition("-")
+        assert locked_runtime(engine, distribution, version).version == version
+        assert version != locked_runtime(engine, distribution).version
+
+
+def test_what_hosts_bring_is_locked_by_its_version_alone(tmp_path: Path) -> None:
+    runtime = locked_runtime("ollama", "ollama", "0.12.3", locks_dir=tmp_path)
+    assert (runtime.ref, runtime.lock) == ("ollama/ollama@0.12.3", Digest.of(b"ollama==0.12.3\n"))
+    with pytest.raises(VersionNotNamed, match="ollama/ollama@VERSION"):
+        locked_runtime("ollama", "ollama", locks_dir=tmp_path)
 
 
 def test_vllm_reads_safetensors_only() -> None:
