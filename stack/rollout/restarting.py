@@ -4,7 +4,7 @@ Whether it is sick is decided elsewhere (``wellness``), and so is what gets traf
 are fenced by the lease's epoch. A replica that its rollout retires meanwhile is not brought back: its role is looked at
 before it is started, and once more after that, when it is stopped again; a rollout writes the role down before it stops
 anything, so one of the two sees the other. What was begun before is read from the audit log: the next orchestrator
-knows it too.
+knows it too. How long ago that was is counted by the clock that nobody sets, from when this process first saw it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import secrets
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from stack.audit.append import append
@@ -33,7 +34,7 @@ from stack.rollout.worker import stopped
 from stack.runtimes.driver import driver_for
 from stack.runtimes.warm import wait_ready
 from stack.store.errors import LeaseLost
-from stack.store.rows import ReplicaRow
+from stack.store.rows import AuditRow, ReplicaRow
 from stack.store.store import Reading, Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,22 @@ class Underway:
         return True
 
 
+class Ages:
+    """How long ago records were made. The time of day is believed once, when a record is first seen, and never that a
+    record is of the future; a clock that is set later makes nothing older or younger."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._made: dict[int, float] = {}
+
+    def of(self, seq: int, time: datetime) -> float:
+        """Seconds since record ``seq``, which says ``time`` of itself."""
+        now = self._clock.monotonic()
+        if seq not in self._made:
+            self._made[seq] = now - max(0.0, (self._clock.now() - time).total_seconds())
+        return now - self._made[seq]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Restarter:
     """Restarts of single replicas."""
@@ -96,15 +113,20 @@ class Restarter:
     authority: Authority
     clock: Clock
     limits: Limits
+    _ages: Ages = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ages", Ages(self.clock))
 
     def held(self, tx: Reading, row: ReplicaRow) -> Held | None:
         """Why it is not started again now."""
         records = tx.audit_of(str(row.id))
         since = max((r.seq for r in records if r.action == GIVEN_UP), default=0)  # people have seen what was before it
-        begun = [unstamp(r.time) for r in records if r.action == RESTART and r.result == BEGUN and r.seq > since]
+        begun = [r for r in records if r.action == RESTART and r.result == BEGUN and r.seq > since]
+        ages = [self._ages.of(r.seq, unstamp(r.time)) for r in begun]
         alerted = any(a.code == ALERT and a.subject == row.id for a in tx.alerts(open_only=True, limit=1000))
         long = max(self.limits.attempts_within_s, (self.limits.attempts + 1) * self.ready_s(row))
-        return held_back(begun, alerted, self.clock.now(), replace(self.limits, attempts_within_s=long))
+        return held_back(ages, alerted, replace(self.limits, attempts_within_s=long))
 
     def give_up(self, row: ReplicaRow, found: Wellness, held: Held, lead: Leadership) -> None:
         """Hand it to people, once."""
@@ -158,7 +180,8 @@ class Restarter:
                 return False
             refusal = self._refusal(tx, row)
             body = self._body(row, found, found.reason)
-            self._record(tx, row, RESTART, BEGUN, body)
+            begun = self._record(tx, row, RESTART, BEGUN, body)
+            self._ages.of(begun.seq, unstamp(begun.time))
             if refusal is not None:
                 self._record(tx, row, RESTART, refusal, body)
         log.warning("%s is sick (%s): %s", row.id, found.reason, refusal or "starting it again")
@@ -238,11 +261,11 @@ class Restarter:
             "no_sign_of_life_for_s": round(found.looked_at - found.moved_at, 1),
         }
 
-    def _record(self, tx: Transaction, row: ReplicaRow, action: str, result: str, body: dict[str, Any]) -> None:
+    def _record(self, tx: Transaction, row: ReplicaRow, action: str, result: str, body: dict[str, Any]) -> AuditRow:
         record = AuditRecord(
             actor="orchestrator", action=action, target=str(row.id), change=str(row.id), result=result, body=body
         )
-        append(tx, record, self.clock)
+        return append(tx, record, self.clock)
 
 
 def serving(tx: Reading) -> tuple[ReplicaRow, ...]:

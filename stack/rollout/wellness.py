@@ -33,7 +33,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from enum import StrEnum
 
 
@@ -232,16 +231,17 @@ class Held:
     told: bool = False
 
 
-def held_back(attempts: Sequence[datetime], alerted: bool, now: datetime, limits: Limits) -> Held | None:
-    """None: it may be started again now. ``attempts``: when that was begun before; ``alerted``: the alert is open."""
+def held_back(ages: Sequence[float], alerted: bool, limits: Limits) -> Held | None:
+    """None: it may be started again now. ``ages``: how many seconds ago that was begun before. ``alerted``: the alert
+    is open."""
     if alerted:
         return Held(reason="people were asked to look at it", for_good=True, told=True)
-    recent = sorted(a for a in attempts if now - a < timedelta(seconds=limits.attempts_within_s))
+    recent = [age for age in ages if age < limits.attempts_within_s]
     if len(recent) >= limits.attempts:
         minutes = limits.attempts_within_s / 60
         return Held(reason=f"{len(recent)} restarts within {minutes:g} minutes did not keep it well", for_good=True)
     if recent:
-        pause = timedelta(seconds=limits.backoff_s * 2 ** (len(recent) - 1))
-        if now - recent[-1] < pause:
-            return Held(reason=f"it was started again {(now - recent[-1]).total_seconds():.0f} s ago")
+        pause = limits.backoff_s * 2 ** (len(recent) - 1)
+        if min(recent) < pause:
+            return Held(reason=f"it was started again {min(recent):.0f} s ago")
     return None

@@ -25,6 +25,7 @@ from stack.store.errors import (
     StoreUnreachable,
     UnknownDatabase,
 )
+from stack.store.holders import writer_of
 
 # The longest that anybody waits for the write lock, in this process and for others together.
 BUSY_S = 4.5
@@ -128,6 +129,8 @@ class SQLite:
             return BrokenReference(str(error.orig))
         code = getattr(error.orig, "sqlite_errorcode", None)
         kind = _MEANING.get(code & 0xFF) if code is not None else None
+        if kind is StoreBusy and (holder := writer_of(self.path)) is not None:
+            return StoreBusy(f"{self.path}: {holder.words}", advice=holder.advice)
         return kind(f"{self.path}: {error.orig}") if kind else None
 
 

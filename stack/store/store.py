@@ -31,7 +31,8 @@ from stack.store.schema import metadata
 from stack.store.serving import ServingReads, ServingWrites
 from stack.store.tree import TreeReads, TreeWrites
 
-_OPENING_TRIES = 20
+_OPENING_TRIES = 200
+_OPENING_S = 2 * BUSY_S
 _ASK_AGAIN_S = 0.5
 
 
@@ -101,7 +102,9 @@ class Store:
                 self._waited.sleep(min(_ASK_AGAIN_S, max(0.0, wait_s - waited)))
 
     def _migrate(self, place: str) -> None:
-        """Two processes may create the same database at once; then one is told BUSY without waiting: try again."""
+        """Two processes may create the same database at once; then one is told BUSY without waiting: try again, for
+        not much longer than for any write."""
+        until = self._waited.monotonic() + _OPENING_S
         for left in reversed(range(_OPENING_TRIES)):
             try:
                 with self._connected() as connection:
@@ -111,9 +114,9 @@ class Store:
                     migrate(connection, self._dialect, place)
                 return
             except StoreBusy:
-                if not left or not self._dialect.starts_by_itself:
+                if not left or not self._dialect.starts_by_itself or self._waited.monotonic() >= until:
                     raise
-                self._clock.sleep(0.05)
+                self._waited.sleep(0.05)
 
     def close(self) -> None:
         """Close every connection. Transactions that are open come to nothing."""
