@@ -12,7 +12,7 @@ from stack.core.errors import InvalidInput
 from stack.core.names import HostName
 from stack.fleet.asking import HostSilent, ask_facts
 from stack.fleet.door import AnsibleDoor
-from stack.fleet.facts import Facts, FactsFiles, FactsUnreadable, problems
+from stack.fleet.facts import Facts, FactsFiles, FactsUnreadable, notes, problems
 from stack.fleet.values import Host
 from stack.store.store import Store
 
@@ -79,5 +79,6 @@ class MachineDesk:
             "replicas": len(carried),
             "facts": facts.to_json() if facts else None,
             "problems": wrong,
+            "notes": list(notes(facts)) if facts else [],
             "asked_at": stamp(facts.gathered_at) if facts else None,
         }

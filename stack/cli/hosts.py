@@ -32,14 +32,35 @@ def list_(as_json: bool) -> None:
 @click.argument("host", required=False)
 @click.pass_context
 def check(ctx: click.Context, host: str | None, as_json: bool) -> None:
-    """Ask hosts now, through Ansible: memory, disk, accelerators, Python, service manager, clock. Changes nothing."""
+    """Ask hosts now, through Ansible, for all that a first deploy depends on. Changes nothing.
+
+    Memory, disk, accelerators, Python and its C library, clock, open files, and what starts replicas after a reboot.
+    """
     client = AdminClient(place())
     body = patiently(lambda: client.post("/hosts/check", {"host": host}), "the hosts to answer")
     hosts = body.get("hosts", [])
     wrong = [f"{clean(h.get('name'))}: {clean(text)}" for h in hosts for text in h.get("problems") or []]
-    human = host_table(hosts) + "".join(f"\n  {line}" for line in wrong)
+    wrong += [f"{clean(h.get('name'))}: note: {clean(text)}" for h in hosts for text in h.get("notes") or []]
+    human = host_table(hosts) + "".join(f"\n  {line}" for line in [*wrong, *(told(host) for host in hosts)] if line)
     answer(body, human, as_json=as_json)
     ctx.exit(0 if body.get("ok") is True else _CANT)
+
+
+def told(host: Json) -> str:
+    """The rest of what a host said, in a line; empty when it said nothing."""
+    facts = host.get("facts")
+    if not facts:
+        return ""
+    skew, devices = facts.get("skew_s"), facts.get("accelerators")
+    said = [
+        f"Python {facts.get('python')}",
+        f"{facts.get('architecture')} with {facts.get('libc') or 'an unknown libc'}",
+        f"clock {skew:+.1f} s" if isinstance(skew, int | float) else "clock unknown",
+        f"open files {facts.get('open_files') or 'unknown'}",
+        "accelerators unknown" if devices is None else f"accelerator memory {size(sum(d['total'] for d in devices))}",
+        f"after a reboot: {facts.get('after_reboot') or 'unknown'}",
+    ]
+    return clean(f"{host.get('name')}: {', '.join(said)}")
 
 
 def host_table(hosts: Iterable[Json]) -> str:

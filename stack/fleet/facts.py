@@ -19,6 +19,7 @@ from stack.core.errors import Unavailable
 OLDEST_PYTHON = (3, 9)
 MOST_SKEW_S = 30.0
 LEAST_DISK = 256 << 20
+LEAST_FILES = 1024
 
 
 class FactsUnreadable(Unavailable):
@@ -40,7 +41,11 @@ class Accelerator:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One host at one moment; sizes in bytes. ``skew_s``: how far its clock is ahead of ours, seconds."""
+    """One host at one moment; sizes in bytes. ``skew_s``: how far its clock is ahead of ours, seconds.
+
+    ``environments``: its Python can make them. ``open_files``: as many as one process may have. ``after_reboot``: what
+    starts its replicas then. Facts that an older release kept have none of these.
+    """
 
     memory_total: int | None
     memory_available: int | None
@@ -55,6 +60,10 @@ class Facts:
     user: int | None
     skew_s: float | None
     gathered_at: datetime
+    libc: str = ""
+    environments: bool | None = None
+    open_files: int | None = None
+    after_reboot: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """``Facts.from_json(f.to_json()) == f``."""
@@ -90,6 +99,10 @@ def read_facts(host: str, observed: Mapping[str, Any], now: datetime) -> Facts:
             user=_size(said["user"]),
             skew_s=round(float(clock) - now.timestamp(), 3) if math.isfinite(float(clock)) else None,
             gathered_at=now,
+            libc=str(said["libc"])[:40],
+            environments=None if said["environments"] is None else bool(said["environments"]),
+            open_files=_size(said["open_files"]),
+            after_reboot=str(said["after_reboot"])[:30],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FactsUnreadable(f"{type(error).__name__}: {error}", host=host) from error
@@ -119,6 +132,9 @@ def _checks(facts: Facts, group: str) -> tuple[str, ...]:
         "" if facts.memory_available else "it does not say how much memory is free",
         _disk(facts),
         "" if python >= OLDEST_PYTHON else f"Python {facts.python} is older than 3.9",
+        "" if facts.environments else "its Python can't make environments: install python3-venv",
+        "" if facts.libc.startswith("glibc 2.") else f"wheels are for glibc 2.x, and it has {facts.libc or 'another'}",
+        _files(facts.open_files),
         "" if group != "gpu" else _devices(facts),
         _clock(facts.skew_s),
     )
@@ -130,6 +146,24 @@ def _disk(facts: Facts) -> str:
     if not facts.disk_writable:
         return "its directory can't be written"
     return "" if facts.disk_free >= LEAST_DISK else f"only {facts.disk_free >> 20} MiB of disk are free"
+
+
+def _files(count: int | None) -> str:
+    if count is None:
+        return "it does not say how many files a process may open"
+    return (
+        "" if count >= LEAST_FILES else f"a process may open only {count} files (ulimit -n); {LEAST_FILES} are needed"
+    )
+
+
+def notes(facts: Facts) -> tuple[str, ...]:
+    """What people should know before they rely on this host, though it can carry replicas."""
+    after = {
+        "systemd": "",
+        "cron": "",
+        "nothing": "after a reboot nothing on it starts its replicas; the control plane does, when it sees that",
+    }
+    return tuple(text for text in (after.get(facts.after_reboot, ""),) if text)
 
 
 def _devices(facts: Facts) -> str:

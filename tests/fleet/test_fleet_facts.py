@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stack.app.machines import MachineDesk, UnknownHost
 from stack.core.clock import SystemClock
-from stack.fleet.facts import Accelerator, Facts, FactsFiles, FactsUnreadable, problems, read_facts
+from stack.fleet.facts import Accelerator, Facts, FactsFiles, FactsUnreadable, notes, problems, read_facts
 from stack.store.store import Store
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
@@ -30,6 +30,9 @@ SAID: dict[str, Any] = {
     "python": "3.11.2",
     "service_manager": "systemd",
     "user": 0,
+    "environments": True,
+    "open_files": 1024,
+    "after_reboot": "systemd",
     "clock_s": NOW.timestamp() + 1.5,
 }
 GPU = Accelerator(name="H200", total=139 << 30, free=138 << 30, driver="570", id="GPU-1")
@@ -65,12 +68,36 @@ def test_a_good_host_has_no_problems_and_reads_back_equal(tmp_path: Path) -> Non
         ({"accelerators": None}, "gpu", "nvidia-smi"),
         ({"clock_s": NOW.timestamp() - 90}, "cpu", "clock"),
         ({"clock_s": float("nan")}, "cpu", "time"),
+        ({"environments": False}, "cpu", "python3-venv"),
+        ({"environments": None}, "cpu", "python3-venv"),
+        ({"libc": " "}, "cpu", "glibc"),
+        ({"libc": "musl 1.2"}, "cpu", "musl"),
+        ({"open_files": 256}, "cpu", "256 files"),
+        ({"open_files": None}, "cpu", "files"),
     ],
 )
 def test_what_a_host_lacks_or_does_not_say_is_a_problem(changed: Any, group: str, word: str) -> None:
     found = problems(facts(**changed), group)
     assert len(found) == 1
     assert word in found[0]
+
+
+@pytest.mark.parametrize(("starts", "count"), [("systemd", 0), ("cron", 0), ("nothing", 1)])
+def test_what_a_reboot_does_is_told_and_is_no_problem(starts: str, count: int) -> None:
+    found = facts(after_reboot=starts)
+    assert (problems(found, "cpu"), len(notes(found))) == ((), count)
+
+
+def test_facts_of_an_older_release_are_still_read(tmp_path: Path) -> None:
+    files = FactsFiles(tmp_path)
+    files.put("h", facts())
+    kept = json.loads((tmp_path / "h.json").read_text())
+    for new in ("libc", "environments", "open_files", "after_reboot"):
+        del kept[new]
+    (tmp_path / "h.json").write_text(json.dumps(kept))
+    older = files.get("h")
+    assert older is not None
+    assert len(problems(older, "cpu")) == 3  # they say nothing of it, so they prove nothing
 
 
 @given(

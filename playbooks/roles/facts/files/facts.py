@@ -9,10 +9,12 @@ What can't be found out is null: never a guess. Sizes are bytes.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -90,6 +92,35 @@ def service_manager() -> Optional[str]:
     return "systemd" if Path("/run/systemd/system").is_dir() else "supervisord"
 
 
+def open_files() -> Optional[int]:
+    """How many files a process of ours may open; what is unlimited is the kernel's limit."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft != resource.RLIM_INFINITY:
+        return soft
+    try:
+        return int(Path("/proc/sys/fs/nr_open").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def environments() -> bool:
+    """Can this Python make environments and fill them?"""
+    found = {name for name in ("venv", "ensurepip", "pip") if importlib.util.find_spec(name)}
+    return "venv" in found and len(found) > 1
+
+
+def after_reboot(root: Path) -> str:
+    """What starts our replicas then: ``systemd``, ``cron`` (an entry that names the root), or ``nothing``."""
+    if service_manager() == "systemd" and os.geteuid() == 0:
+        return "systemd"
+    try:
+        done = subprocess.run(["crontab", "-l"], capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return "nothing"
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return "cron" if any(line.strip().startswith("@reboot") and str(root) in line for line in lines) else "nothing"
+
+
 def main() -> None:
     """Print it."""
     root = Path(sys.argv[1])
@@ -105,6 +136,9 @@ def main() -> None:
             "python": platform.python_version(),
             "service_manager": service_manager(),
             "user": os.geteuid(),
+            "environments": environments(),
+            "open_files": open_files(),
+            "after_reboot": after_reboot(root),
             "clock_s": time.time(),  # noqa: TID251 - runs on the host, without our Clock
         }
     }
