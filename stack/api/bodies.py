@@ -22,6 +22,7 @@ Text = Annotated[str, Field(min_length=1, max_length=500, pattern=PRINTABLE)]
 PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=PRINTABLE)]
 Environment = Annotated[str, Field(max_length=40, pattern=r"^[a-z][a-z0-9-]*$")]
 Change = Annotated[str, AfterValidator(_change_id)]
+Pause = Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)]
 Role = Annotated[str, Field(max_length=40, pattern=r"^[a-z][a-z0-9._-]*$")]
 
 
@@ -42,6 +43,7 @@ class Deploy(Body):
     dry_run: bool = False
     environment: Environment | None = None
     change: Change | None = None
+    accept_pause_s: Pause | None = None
 
 
 class Rollback(Body):
@@ -50,6 +52,7 @@ class Rollback(Body):
     service: Text | None = None
     environment: Environment | None = None
     change: Change | None = None
+    accept_pause_s: Pause | None = None
 
 
 class Resume(Body):

@@ -50,6 +50,10 @@ Json = dict[str, Any]
 
 _WAITING = {
     "placing": "Ansible: runtime, artifact and replica on the hosts",
+    "measuring": "the eval suite on stable, while it still serves",
+    "draining": "running answers to end, and the old replicas; new requests wait in the gateway",
+    "starting": "Ansible: the new replicas; new requests wait in the gateway",
+    "restoring": "the old replicas to start again; new requests wait in the gateway",
     "warming": "the engine to load and answer",
     "holding": "evidence from live traffic and replay",
     "awaiting": "an approval: stackctl change list",
@@ -160,7 +164,8 @@ class StackOperator:
         approvals: Json = {"missing": missing, "who": list(standing.may)}
         if standing.kept:
             approvals["request"] = str(standing.request.id)
-        return {**_plan_json(plan), "risk": standing.request.risk.value, "approvals": approvals}
+        ways = {} if plan.nothing_to_do else self.observer.swapping.ways(plan, ask=False)
+        return {**_plan_json(plan), "ways": ways, "risk": standing.request.risk.value, "approvals": approvals}
 
     def deploy(self, request: Json, caller: Caller) -> Json:
         """Register, plan, and begin the rollout, unless the service already serves exactly this."""
@@ -198,7 +203,8 @@ class StackOperator:
             self._request(running[0].id, "abort", caller, "rollback by hand")
             return {"rollout": str(running[0].id), "aborting": True}
         with self.refusals.recorded(caller, Action.ROLLBACK, service.name, str(request.get("change") or "")):
-            plan = self.planner.rollback(service, self.permission.environment(service.name, request.get("environment")))
+            environment = self.permission.environment(service.name, request.get("environment"))
+            plan = self.planner.rollback(service, environment, request.get("accept_pause_s"))
         if plan.nothing_to_do:
             reason = f"{service.name} already serves its last known good, {plan.release.model}"
             return {"nothing_to_do": True, "reason": reason, "plan": _plan_json(plan), "status": self.status()}
@@ -291,7 +297,8 @@ class StackOperator:
     def _plan(self, request: Json) -> Plan:
         service = self.planner.service(request.get("service"))
         environment = self.permission.environment(service.name, request.get("environment"))
-        return self.planner.deploy(service, request.get("model"), request.get("runtime"), environment)
+        accepted = request.get("accept_pause_s")
+        return self.planner.deploy(service, request.get("model"), request.get("runtime"), environment, accepted)
 
     def _none_open(self, service: str) -> None:
         """Before anything is asked: a second rollout could not begin anyway, and its request would be in the way."""

@@ -120,7 +120,15 @@ def _wired(
     content.prepare()
     control = GatewayControl(home.gateway_socket)
     door = _door(home, clock)
-    hosts = Hosts(store=store, door=door, content=content, services=settings.services, inventory=inventory, clock=clock)
+    hosts = Hosts(
+        store=store,
+        door=door,
+        content=content,
+        services=settings.services,
+        inventory=inventory,
+        clock=clock,
+        memory={host.name: host.memory_mb << 20 for host in settings.hosts.values() if host.memory_mb},
+    )
     url = f"http://{settings.gateway.host}:{ports.gateway}"
     access = GatewayAccess(base_url=f"{url}/v1", key=source.read("probe.key").reveal())
     routes = RoutePusher(
@@ -156,7 +164,15 @@ def _wired(
     )
     reporter = Reporter(store=store, root=home.evidence)
     records, checkpointer = _log(home, settings, store, source, clock)
-    observer = Observer(store=store, control=control, hosts=hosts, inventory=inventory, gateway_url=url, clock=clock)
+    observer = Observer(
+        store=store,
+        control=control,
+        hosts=hosts,
+        swapping=swapping,
+        inventory=inventory,
+        gateway_url=url,
+        clock=clock,
+    )
     holder = holder_of(home)
     return StackOperator(
         home=home,

@@ -25,6 +25,12 @@ runtime_option = click.option("--runtime", help="engine/distribution[@version], 
 wait_option = click.option("--wait/--no-wait", default=True, show_default=True, help="Watch until it ends.")
 env_option = click.option("--env", "environment", help="dev, staging or production; default: stack.yaml's.")
 change_option = click.option("--change", help="The change this belongs to, e.g. CHG-1, where the policies ask for one.")
+pause_option = click.option(
+    "--accept-pause",
+    type=click.FloatRange(0, 300),
+    metavar="SECONDS",
+    help="Requests may wait so long where a release fits only once the old one has ended. Part of the plan.",
+)
 up_option = click.option("--up", "start", is_flag=True, help="Start gateway and control plane first if need be.")
 
 
@@ -53,11 +59,13 @@ class Wanted:
     service: str | None = None
     environment: str | None = None
     change: str | None = None
+    pause_s: float | None = None
 
     def body(self) -> Json:
         """As the API takes it."""
         said = {"service": self.service, "environment": self.environment, "change": self.change}
-        return {name: value or None for name, value in said.items()} | {"claimed": actor()}
+        body = {name: value or None for name, value in said.items()} | {"claimed": actor()}
+        return body if self.pause_s is None else body | {"accept_pause_s": self.pause_s}
 
 
 def _request(wanted: Wanted, model: str | None, runtime: str | None, *, dry_run: bool) -> Json:
@@ -74,16 +82,18 @@ def _request(wanted: Wanted, model: str | None, runtime: str | None, *, dry_run:
 @runtime_option
 @env_option
 @change_option
+@pause_option
 def plan(
     model: str | None,
     service: str | None,
     runtime: str | None,
     environment: str | None,
     change: str | None,
+    accept_pause: float | None,
     as_json: bool,
 ) -> None:
     """What a deploy would do: the exact plan, its digest and the approvals it needs. Changes nothing."""
-    wanted = Wanted(service=service, environment=environment, change=change)
+    wanted = Wanted(service=service, environment=environment, change=change, pause_s=accept_pause)
     body = AdminClient(place()).post("/plan", _request(wanted, model, runtime, dry_run=False))
     answer(body, plan_screen(body), as_json=as_json)
 
@@ -99,6 +109,7 @@ def plan(
 @runtime_option
 @env_option
 @change_option
+@pause_option
 @click.option("--dry-run", is_flag=True, help="Ansible check mode: nothing is changed on any host.")
 @wait_option
 @up_option
@@ -111,6 +122,7 @@ def deploy(
     runtime: str | None,
     environment: str | None,
     change: str | None,
+    accept_pause: float | None,
     dry_run: bool,
     wait: bool,
     start: bool,
@@ -119,7 +131,7 @@ def deploy(
 ) -> None:
     """Roll a release out behind a canary, watch it, and leave with how it ended."""
     where = place()
-    wanted = Wanted(service=service, environment=environment, change=change)
+    wanted = Wanted(service=service, environment=environment, change=change, pause_s=accept_pause)
     request = _request(wanted, model, runtime, dry_run=dry_run)
     if start:
         start_all(where, stack)
@@ -132,15 +144,23 @@ def deploy(
 @service_option
 @env_option
 @change_option
+@pause_option
 @wait_option
 @click.pass_context
 def rollback(
-    ctx: click.Context, service: str | None, environment: str | None, change: str | None, wait: bool, as_json: bool
+    ctx: click.Context,
+    service: str | None,
+    environment: str | None,
+    change: str | None,
+    accept_pause: float | None,
+    wait: bool,
+    as_json: bool,
 ) -> None:
     """Go back to the last known good, by hand."""
     where = place()
     client = AdminClient(where)
-    body = client.post("/rollback", Wanted(service=service, environment=environment, change=change).body())
+    wanted = Wanted(service=service, environment=environment, change=change, pause_s=accept_pause)
+    body = client.post("/rollback", wanted.body())
     _begun(ctx, where, client, body, wait=wait, as_json=as_json, back=True)
 
 

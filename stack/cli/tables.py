@@ -110,6 +110,7 @@ def plan_screen(body: Json) -> str:
         ("to", f"{release.get('model')} on {engine}, {short(plan.get('release_digest'))}"),
         ("hosts", ", ".join(map(str, plan.get("hosts") or []))),
         ("risk", f"{body.get('risk', 'unknown')} in {plan.get('environment')}"),
+        *(("way", f"{host}: {way}") for host, way in (body.get("ways") or {}).items()),
         ("plan", body.get("digest")),
         *(("missing", text) for text in approvals.get("missing") or []),
     ]

@@ -113,6 +113,8 @@ class HostSettings:
     """The SSH port."""
     group: Literal["cpu", "gpu"] = setting(OneOf(("cpu", "gpu")), "cpu")
     """What it computes with."""
+    memory_mb: int = setting(Whole(0, 16_777_216), 0)
+    """MiB that replicas may take there together, measured or reckoned; 0: all that is free."""
     root: PurePosixPath | None = setting(Text(_absolute), None)
     """Where on an SSH host everything is put; none: /opt/stack. Local hosts have STACK_HOME/hosts/<name>."""
     python: PurePosixPath | None = setting(Text(_absolute), None)
@@ -213,6 +215,8 @@ class RolloutSettings:
     """auto: on a quiet service the eval suite is replayed through the slice. off: only clients' traffic counts."""
     tolerate_hosts: int = setting(Whole(0, 999), 0)
     """How many of the hosts may fail while a release is placed: the others go on without them. More: it is put back."""
+    longest_pause_s: float = setting(Number(0, 300), 0.0)
+    """Seconds that requests may wait where a release fits only once the old one has ended; 0: never, it is refused."""
     timeouts: TimeoutSettings = setting(Section(TimeoutSettings), TimeoutSettings())
     """Bounds of single steps."""
 

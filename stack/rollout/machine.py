@@ -187,9 +187,11 @@ def _done(state: RolloutState, service: ServiceView, seen: Done) -> Transition:
         case Phase.PLACING:
             return _go(_without_lost(state, seen.placements), service, Phase.WARMING)  # 3
         case Phase.WARMING if state.kind == "rollback":
-            return _switch(state, service)  # 13
+            return _switch(_without_lost(state, seen.placements), service)  # 13
+        case Phase.WARMING if seen.placements == ():
+            return _failed(state, service, "no replica is warm")
         case Phase.WARMING:
-            return _go(state, service, Phase.SMOKING)  # 4
+            return _go(_without_lost(state, seen.placements), service, Phase.SMOKING)  # 4
         case Phase.SMOKING:
             return _go(state, service, Phase.EVALUATING)  # 5
         case Phase.AWAITING if state.awaiting is not None and state.swap is not None:

@@ -16,9 +16,11 @@ from stack.fleet.values import Host, Operation
 from stack.gateway.control import GatewayControl
 from stack.gateway.errors import GatewayUnavailable
 from stack.rollout.hosts import Hosts
+from stack.rollout.loads import taken
 from stack.rollout.plan import Plan
 from stack.rollout.state import Placement
 from stack.rollout.status import service_json
+from stack.rollout.swapping import Swapping
 from stack.rollout.tenure import LEASE
 from stack.runtimes.driver import driver_for
 from stack.runtimes.health import check_health
@@ -35,6 +37,7 @@ class Observer:
     store: Store
     control: GatewayControl
     hosts: Hosts
+    swapping: Swapping
     inventory: Mapping[HostName, Host]
     gateway_url: str
     clock: Clock
@@ -59,9 +62,10 @@ class Observer:
             replicas = tx.replicas(live_only=True)
             wanted = {d for s in rows for d in (s.stable, s.candidate, s.lkg) if d} | {r.release for r in replicas}
             releases = {d: tx.release(d) for d in wanted}
+            memory = taken(tx, [r.id for r in replicas])
         routed = self._table()
         states = self._probe([r for r in replicas if r.state == "ready"], releases)
-        return [service_json(row, releases, replicas, routed, states) for row in rows]
+        return [service_json(row, releases, replicas, routed, states, memory) for row in rows]
 
     def roles_of(self, model: str, artifact: Digest) -> list[str]:
         """The roles (``service:stable`` ...) a model version has now."""
@@ -79,6 +83,7 @@ class Observer:
         with self.store.reading() as tx:
             lease = tx.lease(LEASE)
         results = []
+        ways = self.swapping.ways(plan, ask=True)
         for name in plan.hosts:
             place = Placement(replica=ReplicaId(f"{plan.service}-dry-run"), host=HostName(name), port=1024)
             operation = Operation(
@@ -90,6 +95,7 @@ class Observer:
             )
             result = self.hosts.door.run(operation, check=True)
             row = {"host": name, "status": result.status, "message": result.message, "would": list(result.would)}
+            row["way"] = ways.get(name, "")
             results.append(row)
         return results
 

@@ -100,8 +100,7 @@ class RolloutPerformer:
         return self.swapping.place(state, context) if state.swap else Done(placements=self.hosts.start(state, context))
 
     def _warming(self, state: RolloutState, context: Context) -> Observation:
-        self.hosts.warm(state, context)
-        return Done()
+        return Done(placements=self.hosts.warm(state, context))
 
     def _checking(self, state: RolloutState, context: Context) -> Observation:
         warm = self.hosts.warm_replicas(state, context)

@@ -45,10 +45,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What a plan takes over from the policies; a rollout that has begun keeps what it was planned by."""
+    """What a plan takes over from the policies; a rollout that has begun keeps what it was planned by.
+
+    ``accept_pause_s``: the pause that whoever asked for it allows, instead of the stack file's.
+    """
 
     policy: Digest
     gates: tuple[int, ...]
+    accept_pause_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +90,16 @@ class Planner:
         return Source(ref=f"{manifest.name}@{manifest.version}", artifact=artifact.digest, manifest=manifest)
 
     def deploy(
-        self, service: ServiceSettings, model: str | None, runtime: str | None, environment: str | None = None
+        self,
+        service: ServiceSettings,
+        model: str | None,
+        runtime: str | None,
+        environment: str | None = None,
+        accept_pause_s: float | None = None,
     ) -> Plan:
         """Bring a model version, on a runtime, into a service."""
         release = self.desired(service, model, runtime)
-        basis = self._basis("deploy", environment)
+        basis = self._basis("deploy", environment, accept_pause_s)
         return self._plan("deploy", service, release, self._row(service.name), environment, basis)
 
     def desired(self, service: ServiceSettings, model: str | None = None, runtime: str | None = None) -> Release:
@@ -109,7 +118,9 @@ class Planner:
             launch=Launch(**asdict(service.launch)),
         )
 
-    def rollback(self, service: ServiceSettings, environment: str | None = None) -> Plan:
+    def rollback(
+        self, service: ServiceSettings, environment: str | None = None, accept_pause_s: float | None = None
+    ) -> Plan:
         """Go back to the service's last known good."""
         row = self._row(service.name)
         if row is None or row.stable is None:
@@ -118,7 +129,8 @@ class Planner:
             raise NoLastKnownGood(service=service.name)
         with self.store.reading() as tx:
             release = tx.release(row.lkg)
-        return self._plan("rollback", service, release, row, environment, self._basis("rollback", environment))
+        basis = self._basis("rollback", environment, accept_pause_s)
+        return self._plan("rollback", service, release, row, environment, basis)
 
     def departures(self, state: RolloutState) -> tuple[str, ...]:
         """Which parts of a rollout's plan would be different if it were made now; before it begins also what serves."""
@@ -128,19 +140,22 @@ class Planner:
             planned, release, row = tx.plan(state.plan), tx.release(state.release), tx.service(state.service)
         if planned is None:
             return ("the plan itself",)
+        accepted = (planned.get("settings") or {}).get("accept_pause_s")
         if begun:
             row = replace(row, stable=state.stable, lkg=state.lkg)
-            basis = Basis(policy=Digest(planned.get("policy") or state.plan), gates=state.gates)
+            policy = Digest(planned.get("policy") or state.plan)
+            basis = Basis(policy=policy, gates=state.gates, accept_pause_s=accepted)
         else:
-            basis = self._basis(state.kind, state.environment or None)
+            basis = self._basis(state.kind, state.environment or None, accepted)
         now = self._plan(state.kind, service, release, row, state.environment or None, basis)
         return departures(planned, json.loads(canonical(now.to_json())), begun=begun)
 
-    def _basis(self, kind: Kind, environment: str | None) -> Basis:
+    def _basis(self, kind: Kind, environment: str | None, accept_pause_s: float | None) -> Basis:
         """The policies as they are now, and the per cents before which they ask again on the way of a deploy."""
         policies, where = self.policies(), environment or self.settings.environment
         asked = {g.before for g in policies.gates if g.environment == where and g.action is Action.DEPLOY}
-        return Basis(policy=policies.digest, gates=tuple(sorted(asked)) if kind == "deploy" else ())
+        gates = tuple(sorted(asked)) if kind == "deploy" else ()
+        return Basis(policy=policies.digest, gates=gates, accept_pause_s=accept_pause_s)
 
     def _row(self, name: str) -> ServiceRow | None:
         with self.store.reading() as tx:
@@ -179,6 +194,8 @@ class Planner:
                 "timeouts": asdict(service.rollout.timeouts),
                 "replay": service.rollout.replay,
                 "tolerate_hosts": service.rollout.tolerate_hosts,
+                "longest_pause_s": service.rollout.longest_pause_s,
+                **({} if basis.accept_pause_s is None else {"accept_pause_s": basis.accept_pause_s}),
             },
             playbooks=playbooks_digest(self.playbooks),
             policy=basis.policy,

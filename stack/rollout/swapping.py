@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from stack.config.stack_yaml import ServiceSettings
 from stack.core.clock import Clock
@@ -22,6 +21,7 @@ from stack.rollout.hosts import HostOperationFailed, Hosts
 from stack.rollout.machine import Done, Failed, Observation
 from stack.rollout.pace import History, pace_of
 from stack.rollout.pause import allowed_s, paused_s
+from stack.rollout.plan import Plan
 from stack.rollout.routing_push import RoutePusher
 from stack.rollout.state import Placement, RolloutState, Swap
 from stack.rollout.worker import Context
@@ -96,14 +96,18 @@ class Swapping:
             plan = replace(plan, reason=plan.reason + _advice(plan, pace, longest_s, len(settings.hosts)))
         return Way(plan=plan, report=report, ends=tuple(_place(row) for row in ends))
 
-    def ways(self, release: Release, settings: ServiceSettings, longest_s: float) -> dict[str, dict[str, Any]]:
-        """The same for all hosts of a service, for people; what can't be told is refused."""
+    def ways(self, plan: Plan, *, ask: bool) -> dict[str, str]:
+        """The same for all hosts of a plan, in words; unless ``ask``, nobody goes to other machines for it."""
+        settings, longest = self.services[plan.service], allowed_s(plan.to_json())
         found = {}
         for name in settings.hosts:
+            if not ask and self.hosts.inventory[name].connection != "local":
+                found[str(name)] = "asked when it begins, or with `stackctl deploy --dry-run`"
+                continue
             try:
-                found[str(name)] = self.way(name, release, settings, longest_s).plan.to_json()
+                found[str(name)] = _words(self.way(name, plan.release, settings, longest).plan)
             except StackError as error:
-                found[str(name)] = {"way": "refused", "reason": error.message, "pause_s": None}
+                found[str(name)] = f"not known: {error.message}"
         return found
 
     def _serving(self, service: ServiceName, host: HostName) -> tuple[ReplicaRow, ...]:
@@ -210,6 +214,11 @@ class Swapping:
             if targets is not None and not any(row["inflight"] for name, row in targets.items() if name in wanted):
                 return
             self.clock.sleep(_LOOK_S)
+
+
+def _words(plan: SwapPlan) -> str:
+    pause = f", pause about {plan.pause_s:.0f} s" if plan.way == "queue-swap" and plan.pause_s is not None else ""
+    return f"{plan.way.replace('side-by-side', 'side by side')}{pause}: {plan.reason}"
 
 
 def _advice(plan: SwapPlan, pace: Pace, longest_s: float, hosts: int) -> str:

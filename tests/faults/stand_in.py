@@ -59,12 +59,14 @@ class StandInHost:
         if str(op.op_id) not in self.done:
             if op.playbook == "drain.yml":
                 self.end(replica)
-            else:
+            elif op.playbook != "place.yml":
                 self._start(replica, dict(op.variables))
             self.done.add(str(op.op_id))
         return OperationResult(status="done", observed=self._observed())
 
     def _start(self, replica: str, wanted: Json) -> None:
+        if replica in self.running and self.running[replica][0].poll() is None:
+            return
         command = [sys.executable, str(FAULTY), "--port", str(wanted["port"]), "--model", str(wanted["served_model"])]
         process = subprocess.Popen([*command, "--text", TEXT, *self.fault], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -171,6 +173,7 @@ def stand_in_stack(
     rollout: Json | None = None,
     tests: int = 60,
     service: Json | None = None,
+    host: Json | None = None,
 ) -> Iterator[StandInStack]:
     """Running, with nothing deployed yet."""
     folder.mkdir()
@@ -178,16 +181,16 @@ def stand_in_stack(
     limits = {"max_latency_p95_s": 1.2, "max_ttft_p95_s": 1.2, **(rollout or {}).pop("thresholds", {})}
     quick = {"timeouts": {"ready_s": 4, "warm_s": 6}, "thresholds": limits, **(rollout or {})}
     one, two = free_ports(2)
-    path = stack_file(folder, quick, service or {})
+    path = stack_file(folder, quick, service or {}, host)
     settings = yaml.safe_load(path.read_text())
     settings["services"][0]["suites"] = suites
     path.write_text(yaml.safe_dump(settings))
     files = RunningStack(folder / "home", path, one, two)
-    home, host = Home(files.home), StandInHost()
+    home, stand_in = Home(files.home), StandInHost()
     prepare(home)
-    monkeypatch.setattr(wiring, "AnsibleDoor", lambda **_: host)
+    monkeypatch.setattr(wiring, "AnsibleDoor", lambda **_: stand_in)
     with open_operator(home, path, Ports(gateway=one, admin=two)) as operator:
-        made = StandInStack(files, host, operator)
+        made = StandInStack(files, stand_in, operator)
         try:
             made.start_gateway()
             operator.start()
@@ -195,8 +198,8 @@ def stand_in_stack(
         finally:
             stop_driving(operator)
             made.kill_gateway()
-            for replica in list(host.running):
-                host.end(replica)
+            for replica in list(stand_in.running):
+                stand_in.end(replica)
 
 
 def stop_driving(operator: StackOperator) -> None:

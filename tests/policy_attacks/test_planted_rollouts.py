@@ -59,9 +59,11 @@ class Stage:
     def performer(self) -> RolloutPerformer:
         """The real one: nothing behind its first step is there, so nothing behind it may be asked."""
         names = ("smoke", "evaluate", "confirm", "hold", "for_approval", "for_a_person")
+        names += ("measure", "queue", "drain", "start", "restore")
         nothing: Any = SimpleNamespace(**dict.fromkeys(names))
         return RolloutPerformer(
             hosts=nothing,
+            swapping=nothing,
             gates=nothing,
             holding=nothing,
             waiting=nothing,
