@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 
 ANSWER_S = 5.0
 """How long each of a probe's questions waits."""
+PROBES = 100
+"""How many are begun in one look: each costs about 2 ms of CPU here. More than 500 replicas, of which none is in doubt,
+are therefore asked less often than ``idle_every_s``: 2,000 every 20 s."""
 _BEAT_S = 1.0
 _GATEWAY_S = 1.0
 _ENDING_S = 10.0
@@ -141,14 +144,19 @@ class Watch:
         self.watched = {i: w for i, w in self.watched.items() if i in rows or i in busy}
         counted = self._counted()
         now = self._clock.monotonic()
-        for row in rows.values():
-            if row.id not in busy:
-                self._look_at(row, releases[row.release], counted, now, probes=row.id in mine)
+        seen = [row for row in rows.values() if row.id not in busy]
+        due = [row for row in seen if self._look_at(row, releases[row.release], counted, now) and row.id in mine]
+        for row in sorted(due, key=self._turn)[:PROBES]:
+            self._probe(row, releases[row.release], self.watched[row.id], now)
         self._act(mine, busy)
 
-    def _look_at(
-        self, row: ReplicaRow, release: Release, counted: Mapping[str, Any] | None, now: float, *, probes: bool
-    ) -> None:
+    def _turn(self, row: ReplicaRow) -> tuple[bool, float]:
+        """Those in doubt first, then those that were asked longest ago."""
+        watched = self.watched[row.id]
+        return watched.state.condition.fine, watched.asked_at or 0.0
+
+    def _look_at(self, row: ReplicaRow, release: Release, counted: Mapping[str, Any] | None, now: float) -> bool:
+        """Judge what there is to see; whether it should be probed."""
         watched = self.watched.setdefault(row.id, Watched(first_seen(now)))
         if watched.restart is not None:
             self.watched[row.id] = watched = Watched(watched.after or first_seen(now))
@@ -157,8 +165,7 @@ class Watch:
         changed = watched.state.condition is not before.condition
         if changed and not (before.condition.fine and watched.state.condition.fine):
             log.info("%s: %s (%s)", row.id, watched.state.condition, watched.state.reason)
-        if probes and watched.asked is None and wants_probe(watched.state, look, watched.asked_at, self._limits):
-            self._probe(row, release, watched, now)
+        return watched.asked is None and wants_probe(watched.state, look, watched.asked_at, self._limits)
 
     def _seen(
         self, row: ReplicaRow, release: Release, watched: Watched, counted: Mapping[str, Any] | None, now: float

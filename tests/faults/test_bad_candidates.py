@@ -20,7 +20,7 @@ AT_ONCE = {
     "html": r"did not become ready .*200, but not a chat completion",
     "wrong-model": r"did not become ready .*'another-model' answered",
     "500": r"did not become ready .*HTTP 500",
-    "die": r"did not become ready .*ConnectError",
+    "die": r"did not become ready .*ConnectionRefusedError",
     "no-done": r"warm-up .*without \[DONE\]",
     "error-event": r"warm-up .*the stream broke",
     "garbage-text": r"smoke on .*prompts failed",

@@ -17,7 +17,7 @@ from stack.core.names import HostName, ReplicaId, RolloutId, ServiceName
 from stack.fleet.values import Host, Operation, OperationResult
 from stack.rollout import restarting
 from stack.rollout.authority import Authority
-from stack.rollout.monitor import Monitor, Watch, Watched, outcome_of
+from stack.rollout.monitor import PROBES, Monitor, Watch, Watched, outcome_of
 from stack.rollout.restarting import ALERT, BEGUN, GIVEN_UP, RESTART, Restarter, Underway, serving
 from stack.rollout.state import Placement, RolloutState
 from stack.rollout.wellness import Condition, Limits, Outcome, first_seen
@@ -310,3 +310,35 @@ def health(**changed: Any) -> Health:
 )
 def test_what_a_check_proves(found: Health, outcome: Outcome) -> None:
     assert outcome_of(found, 0.0).outcome is outcome
+
+
+def test_of_many_replicas_some_are_probed_in_a_look_those_in_doubt_first_and_none_is_forgotten(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = {f"tiny-{n}" for n in range(3 * PROBES - 1)} | {"tiny-a"}
+    with room.office.store.transaction() as tx:
+        for n in range(3 * PROBES - 1):
+            tx.put_replica(replace(room.row, id=ReplicaId(f"tiny-{n}"), port=21000 + n))
+    asked: list[str] = []
+
+    def probe(watch: Watch, row: ReplicaRow, release: object, watched: Watched, now: float) -> None:
+        asked.append(str(row.id))
+        watched.asked_at = now
+
+    monkeypatch.setattr(Watch, "_probe", probe)
+    monkeypatch.setattr(Watch, "_counted", lambda self: None)
+    watch = room.watch()
+    looks = []
+    for _ in range(3):
+        watch.look()
+        looks.append(asked[:])
+        asked.clear()
+        room.office.clock.advance(1)
+    assert [len(look) for look in looks] == [PROBES] * 3
+    assert set().union(*looks) == every
+    room.office.clock.advance(60)
+    doubted = looks[2][-1]
+    known = watch.watched[ReplicaId(doubted)]
+    known.state = replace(known.state, condition=Condition.SUSPECT)
+    watch.look()
+    assert doubted in asked[:1] and len(asked) == PROBES and set(asked[1:]) <= set(looks[0])

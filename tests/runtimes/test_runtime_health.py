@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from stack.runtimes.driver import Driver, driver_for
 from stack.runtimes.health import Health, check_health
 from stack.runtimes.heartbeat import counter, heartbeat
 from stack.runtimes.warm import NeverReady, WarmUpFailed, default_lengths, prompt_of, wait_ready, warm_up
+from stack.runtimes.wire import exchange
 
 
 def driver(release: Release) -> Driver:
@@ -85,7 +87,37 @@ def test_nobody_there(release: Release) -> None:
         unused.bind(("127.0.0.1", 0))
         health = check_health(f"http://127.0.0.1:{unused.getsockname()[1]}", driver(release), release, timeout_s=0.4)
     assert (health.live, health.listed, health.answered) == (False, False, False)
-    assert "liveness: ConnectError" in health.reason
+    assert "liveness: ConnectionRefusedError" in health.reason
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+        b"HTTP/1.1 2",
+        b"",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+)
+def test_an_answer_that_breaks_off_or_is_none_is_an_error(answer: bytes) -> None:
+    def serve() -> None:
+        with listening.accept()[0] as peer:
+            peer.recv(4096)
+            peer.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        reply = exchange("GET", f"http://127.0.0.1:{listening.getsockname()[1]}/", clock=SystemClock(), timeout_s=5)
+        thread.join(10)
+    assert reply.status is None and reply.error and not reply.timed_out and reply.chunks == ()
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1:1/", "ftp://127.0.0.1/", "http://127.0.0.1:99999/", "http:///x"])
+def test_what_is_no_replicas_address_is_an_error(url: str) -> None:
+    assert exchange("GET", url, clock=SystemClock(), timeout_s=5).error
 
 
 def test_late_but_emitting_tokens_is_healthy(engine: StandIn, release: Release) -> None:
