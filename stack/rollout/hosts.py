@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from stack.core.release import ModelVersion, Release
 from stack.fleet.door import AnsibleDoor
 from stack.fleet.values import Host, HostEvent, Operation, OperationResult
 from stack.registry.store import ContentStore
-from stack.rollout.abreast import ASKED, FORKS, per_host, side_by_side
+from stack.rollout.abreast import ASKED, FORKS, Failure, per_host, side_by_side
 from stack.rollout.loads import earlier_loads, keep, measured_bytes, predicted
 from stack.rollout.pace import Stopwatch
 from stack.rollout.room import Room
@@ -146,8 +146,17 @@ class Hosts:
                 self.ensure(operation, playbook, state.release, place, context)
 
         shares = per_host(state.placements)
-        allowed = min(self.services[state.service].rollout.tolerate_hosts, len(shares) - 1)
-        failures = side_by_side(start_on, shares, allowed=allowed, kind=HostOperationFailed)
+        failures = side_by_side(start_on, shares, allowed=self._allowed(state), kind=HostOperationFailed)
+        return self._without(state, failures, context)
+
+    def _allowed(self, state: RolloutState) -> int:
+        """How many more hosts may fail. Those that were left out before count; one must remain; a swap needs all."""
+        settings, there = self.services[state.service], len(per_host(state.placements))
+        gone = max(0, len(set(settings.hosts)) - there)
+        return 0 if state.swap else max(0, min(settings.rollout.tolerate_hosts - gone, there - 1))
+
+    def _without(self, state: RolloutState, failures: Sequence[Failure], context: Context) -> tuple[Placement, ...]:
+        """The placements that remain; the others are named, and ended where that can be had."""
         lost = {place for share, _ in failures for place in share}
         for share, error in failures:
             context.tell("host", f"{share[0].host} is left out: {error.message}", event="failed")
@@ -234,16 +243,22 @@ class Hosts:
                 seen = Digest(found["release_digest"])
                 tx.put_replica(replace(row, observed_digest=seen, updated_at=self.clock.now()))
 
-    def warm(self, state: RolloutState, context: Context) -> None:
-        """Ready, three-part health, real completions; raises with the reason. Evidence: cold and warm first token."""
+    def warm(self, state: RolloutState, context: Context) -> tuple[Placement, ...]:
+        """Ready, three-part health, real completions; raises with the reason. Evidence: cold and warm first token.
+
+        Hosts may fail as in ``start``. Returns what is warm.
+        """
         release = self.release(state.release)
 
         def warm_on(places: tuple[Placement, ...]) -> None:
             for place in places:
                 self._warm(state, place, release, context)
 
-        side_by_side(warm_on, per_host(state.placements), width=ASKED)
-        self._measure(state, release, context)
+        shares, allowed = per_host(state.placements), self._allowed(state)
+        failures = side_by_side(warm_on, shares, allowed=allowed, kind=Refused, width=ASKED)
+        warm = self._without(state, failures, context)
+        self._measure(replace(state, placements=warm), release, context)
+        return warm
 
     def _measure(self, state: RolloutState, release: Release, context: Context) -> None:
         """What each replica takes now that it is warm. A host that does not say it stops nothing."""

@@ -14,6 +14,9 @@ from stack.rollout.state import Phase, RolloutState
 from stack.store.rows import ReplicaRow, ServiceRow
 
 ROUTABLE = ("stable", "candidate", "lkg")
+_WARM = (Phase.SMOKING, Phase.SWITCHING)
+_WITHOUT_LOST = {Phase.PLACING: (Phase.WARMING,), Phase.WARMING: _WARM}
+"""From which phase to which a rollout goes on without hosts that failed."""
 
 
 def routing_table(
@@ -91,9 +94,9 @@ def recast(before: Phase, state: RolloutState, rows: Sequence[ReplicaRow]) -> tu
     own = {p.replica for p in state.placements}
     retired = {p.replica for p in state.retire}
     changed = list(rows)
-    if before is Phase.PLACING and state.phase is Phase.WARMING:
+    if state.phase in _WITHOUT_LOST.get(before, ()):
         changed = [_left_out(r, state) for r in changed]
-    if before is Phase.WARMING and state.phase in (Phase.SMOKING, Phase.SWITCHING):
+    if before is Phase.WARMING and state.phase in _WARM:
         changed = [replace(r, state="ready") if r.id in own else r for r in changed]
     if state.phase is Phase.PROMOTING:
         changed = [_role(r, own, {"stable": "lkg", "lkg": "retired", "candidate": "retired"}) for r in changed]

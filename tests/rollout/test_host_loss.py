@@ -16,9 +16,10 @@ from stack.core.errors import Refused
 from stack.core.names import HostName
 from stack.fleet.values import Host, Operation, OperationResult
 from stack.rollout.hosts import HostOperationFailed, Hosts, replica_id
-from stack.rollout.machine import CLEANING_ATTEMPTS, Failed, ServiceView, step
+from stack.rollout.machine import CLEANING_ATTEMPTS, Done, Failed, ServiceView, step
 from stack.rollout.state import Phase, Placement, RolloutState
 from stack.rollout.tables import placed, recast
+from stack.runtimes.warm import NeverReady
 from stack.store.store import Store
 
 
@@ -64,7 +65,7 @@ def started(tmp_path: Path, count: int, failing: set[int], tolerate: int) -> tup
     rollout = begin(store)
     door, context = Door(frozenset(f"h{n}" for n in failing)), Context()
     settings: Any = SimpleNamespace(
-        rollout=SimpleNamespace(tolerate_hosts=tolerate, timeouts=SimpleNamespace(place_s=5.0))
+        hosts=names, rollout=SimpleNamespace(tolerate_hosts=tolerate, timeouts=SimpleNamespace(place_s=5.0))
     )
     hosts = Hosts(
         store=store,
@@ -115,6 +116,43 @@ def test_as_many_as_the_settings_put_up_with(
         lost = {r.id for r in recast(Phase.PLACING, after, rows) if (r.state, r.slice) == ("draining", "retired")}
         assert lost == {p.replica for p in state.placements if p not in outcome}
     store.close()
+
+
+@pytest.mark.parametrize(("there", "silent", "left"), [(3, {1}, 2), (3, {1, 2}, None), (2, {1}, None), (3, set(), 3)])
+def test_a_host_that_goes_away_before_it_is_warm_is_put_up_with_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, silent: set[int], left: int | None
+) -> None:
+    """One of three may fail, and one that was left out before counts."""
+    names = [HostName(f"h{n}") for n in range(3)]
+    places = tuple(Placement(replica=replica_id("tiny", "a", h, 0), host=h, port=20000) for h in names[:there])
+    door, context = Door(frozenset(f"h{n}" for n in silent)), Context()
+    settings: Any = SimpleNamespace(hosts=names, rollout=SimpleNamespace(tolerate_hosts=1))
+    inventory = {h: Host(name=h, root="/opt/stack") for h in names}
+    parts: Any = {"store": None, "content": None, "clock": CLOCK}
+    hosts = Hosts(door=door, services={"tiny": settings}, inventory=inventory, **parts)  # type: ignore[arg-type]
+
+    def one(_self: Hosts, _state: RolloutState, place: Placement, *_: object) -> None:
+        if place.host in door.failing:
+            raise NeverReady("it is silent", model="tiny", deadline_s=1)
+
+    monkeypatch.setattr(Hosts, "_warm", one)
+    monkeypatch.setattr(Hosts, "_measure", lambda *_: None)
+    monkeypatch.setattr(Hosts, "release", lambda *_: NEW)
+    store = Store.open(tmp_path / "state.db", CLOCK)
+    rollout = begin(store)
+    with store.reading() as tx:
+        state = RolloutState.from_json(dict(tx.rollout(rollout).state))
+    store.close()
+    state = replace(state, phase=Phase.WARMING, placements=places)
+    if left is None:
+        with pytest.raises(NeverReady):
+            hosts.warm(state, context)  # type: ignore[arg-type]
+        return
+    warm = hosts.warm(state, context)  # type: ignore[arg-type]
+    after = step(state, ServiceView(), Done(placements=warm)).state
+    assert (after.phase, len(after.placements)) == (Phase.SMOKING, left)
+    assert {host for _, host in door.done} == {f"h{n}" for n in silent}
+    assert all(any(f"h{n} is left out" in text for text in context.told) for n in silent)
 
 
 @pytest.mark.parametrize("phase", [Phase.RETIRING, Phase.CLEANING])
