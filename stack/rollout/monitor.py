@@ -153,7 +153,7 @@ class Watch:
     def _turn(self, row: ReplicaRow) -> tuple[bool, float]:
         """Those in doubt first, then those that were asked longest ago."""
         watched = self.watched[row.id]
-        return watched.state.condition.fine, watched.asked_at or 0.0
+        return watched.state.condition.fine, -1.0 if watched.asked_at is None else watched.asked_at
 
     def _look_at(self, row: ReplicaRow, release: Release, counted: Mapping[str, Any] | None, now: float) -> bool:
         """Judge what there is to see; whether it should be probed."""
