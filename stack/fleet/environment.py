@@ -25,7 +25,8 @@ def ansible_environment(
     """The whole environment of one run. With ``identity`` SSH offers that key and no other."""
     kept = for_tools(inherited)
     ssh = (
-        "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o ConnectTimeout=10 -o StrictHostKeyChecking=yes"
+        "-o ControlMaster=auto -o ControlPersist=60s -o BatchMode=yes -o ConnectTimeout=10"
+        " -o ServerAliveInterval=10 -o ServerAliveCountMax=3 -o StrictHostKeyChecking=yes"
         f' -o UserKnownHostsFile="{known_hosts}" -o GlobalKnownHostsFile=/dev/null'
     )
     if identity is not None:
