@@ -182,7 +182,7 @@ class Planner:
             lkg=row.lkg if row else None,
             weights=dict(row.weights) if row else {},
             hosts=tuple(service.hosts),
-            inventory={name: _reached(self.inventory[name]) for name in service.hosts},
+            inventory={name: reached(self.inventory[name]) for name in service.hosts},
             variables=release_variables(release),
             replicas=service.replicas,
             ladder=ladder,
@@ -202,7 +202,7 @@ class Planner:
         )
 
 
-def _reached(host: Host) -> dict[str, Any]:
+def reached(host: Host) -> dict[str, Any]:
     """How a host is reached, for the plan. Raises HostNotResolved: a plan names the address that engines bind to."""
     if not is_ip(host.address):
         raise HostNotResolved(host=host.name, name=host.address)

@@ -96,6 +96,10 @@ class Door(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that its client broke off is one line, not a traceback."""
+        print(f"connection from {client_address[0]}: {sys.exc_info()[1]!r}", flush=True)
+
 
 class Visitor(BaseHTTPRequestHandler):
     """One connection."""
