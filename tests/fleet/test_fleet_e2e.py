@@ -105,6 +105,20 @@ def test_a_stream_outlives_sigterm_and_newcomers_are_refused(
     assert "drained" in log.read_text()
 
 
+def test_the_same_operation_brings_back_a_supervisor_that_died_since(
+    deployed: tuple[Local, dict[str, Any], list[HostEvent]],
+) -> None:
+    """The step that started it is done, and yet it does not run: that is looked at, not remembered."""
+    local, variables, _ = deployed
+    os.kill(int((local.root / "supervisor" / "supervisord.pid").read_text()), signal.SIGKILL)
+    for round_ in (2, 3):
+        again = local.door.run(local.operation("deploy-1", "deploy.yml", variables, epoch=round_))
+        assert again.succeeded, again
+        row = again.replica("r1")
+        assert row is not None and row["state"] in ("starting", "running"), row
+    assert json.loads(ask(variables["port"], max_tokens=4).read())["usage"]["completion_tokens"] > 0
+
+
 def test_a_flipped_bit_on_the_host_is_never_served(deployed: tuple[Local, dict[str, Any], list[HostEvent]]) -> None:
     local, variables, _ = deployed
     model: Path = next((local.root / "artifacts").glob("*/model.gguf"))
