@@ -77,7 +77,16 @@ def _replica_line(replica: Json) -> str:
     """A release is named when it is what was wanted; anything else stands out."""
     wanted, observed = replica.get("release"), replica.get("observed_digest")
     seen = "not observed" if not observed else "observed" if observed == wanted else f"BUT RUNS {short(observed)}"
-    return f"  replica on {replica.get('host')}: {replica.get('state')}, {short(wanted)} {seen}"
+    return f"  replica on {replica.get('host')}: {replica.get('state')}, {short(wanted)} {seen}{_memory(replica)}"
+
+
+def _memory(replica: Json) -> str:
+    """What it takes beside what was predicted; nothing where it was not measured."""
+    sizes = replica.get("memory") or {}
+    took, predicted = sizes.get("measured_bytes"), sizes.get("predicted_bytes")
+    if type(took) is not int or type(predicted) is not int:
+        return ""
+    return f", takes {took >> 20} MiB ({predicted >> 20} predicted)"
 
 
 def processes_block(status: Json) -> str:

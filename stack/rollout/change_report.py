@@ -6,7 +6,7 @@ same rows, up to that record, so whoever reads it sees whether it still is what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,11 +152,19 @@ def _rollout(tx: Reading, row: RolloutRow) -> Json:
         "began_at": stamp(row.created_at),
         "ended_at": stamp(row.updated_at) if row.closed else None,
         "verdicts": [e.body for e in evidence if e.kind == "verdict"],
+        **_memory([e.body for e in evidence if e.kind == "fit"]),
         "evidence": [
             {"phase": e.phase, "kind": e.kind, "at": stamp(e.created_at), "digest": str(Digest.of_value(plain(e.body)))}
             for e in evidence
         ],
     }
+
+
+def _memory(fits: Sequence[Mapping[str, Any]]) -> Json:
+    """What each replica took beside what was predicted; nothing for rollouts of releases that did not measure it."""
+    names = ("replica", "host", "memory", "predicted_bytes", "measured_bytes", "overhead_source")
+    rows = [{name: fit.get(name) for name in names} for fit in fits if "measured_bytes" in fit]
+    return {"memory": rows} if rows else {}
 
 
 def rollback_status(state: RolloutState) -> str:
@@ -206,7 +214,16 @@ def _rollout_lines(rollout: Json, plan: Json) -> list[str]:
         f"- from {rollout['began_at']} to {rollout['ended_at'] or 'now'}",
         *(f"- note: {note}" for note in rollout["notes"]),
     ]
+    lines += [
+        f"- {m['replica']} on {m['host']}: {_mib(m['predicted_bytes'])} of {m['memory']} memory predicted"
+        f" ({m['overhead_source']}), {_mib(m['measured_bytes'])} measured"
+        for m in rollout.get("memory", ())
+    ]
     return lines + [f"- at {v.get('percent')} %: {v.get('verdict')}: {v.get('reason')}" for v in rollout["verdicts"]]
+
+
+def _mib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size >> 20} MiB"
 
 
 def _approval_lines(requests: Sequence[Json]) -> list[str]:

@@ -101,9 +101,7 @@ def keep(
 
 def taken(tx: Reading, replicas: Iterable[str]) -> dict[str, dict[str, int]]:
     """Replica -> what was predicted for it and what it was measured to take; those that were measured."""
-    rows = {replica: tx.load(replica) for replica in replicas}
     return {
         replica: {"predicted_bytes": row.predicted_bytes, "measured_bytes": row.measured_bytes}
-        for replica, row in rows.items()
-        if row is not None
+        for replica, row in tx.loads_of(replicas).items()
     }

@@ -6,6 +6,7 @@ The JSON of ``status`` is a stable interface: fields are added, never renamed or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from stack.core.clock import stamp
@@ -29,10 +30,12 @@ def service_json(
     replicas: Sequence[ReplicaRow],
     routed: Mapping[str, Any] | None,
     states: Mapping[str, str],
+    memory: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """One service. ``routed``: the gateway's own table; its weights are what is true, null when it does not answer.
 
     ``states``: what a health check just said of each replica; a replica that nobody could ask is ``unknown``.
+    ``memory``: what was predicted for a replica, and what it was measured to take.
     """
     weights = targets = None
     if routed is not None:
@@ -47,11 +50,11 @@ def service_json(
         "weights": weights,
         "desired_weights": dict(row.weights),
         "routed": None if targets is None else [{"slice": s, "release": r} for s, r in targets],
-        "replicas": [replica_json(r, states) for r in replicas if r.service == row.name],
+        "replicas": [replica_json(r, states, memory.get(r.id)) for r in replicas if r.service == row.name],
     }
 
 
-def replica_json(row: ReplicaRow, states: Mapping[str, str]) -> dict[str, Any]:
+def replica_json(row: ReplicaRow, states: Mapping[str, str], memory: Mapping[str, int] | None = None) -> dict[str, Any]:
     """One replica: ``observed_digest`` is what its process opened, as its host saw it; null unless it answers now.
 
     A healthy replica lists the model name that only this release serves, so the observation still stands.
@@ -66,6 +69,7 @@ def replica_json(row: ReplicaRow, states: Mapping[str, str]) -> dict[str, Any]:
         "slice": row.slice,
         "state": state,
         "observed_digest": str(proven) if proven else None,
+        "memory": dict(memory) if memory else None,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -19,6 +19,7 @@ from stack.store.session import Row, Session, as_json
 
 Memory = Literal["main", "accelerator"]
 _KEPT = 20
+_ASKED = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,14 @@ class LoadReads(Session):
         """What this replica was measured to take, if it was."""
         row = self._first(select(loads).where(loads.c.replica == str(replica)))
         return None if row is None else LoadRow.from_row(row)
+
+    def loads_of(self, replicas: Iterable[str]) -> dict[str, LoadRow]:
+        """By replica: of these, those that were measured."""
+        names, found = [str(name) for name in replicas], {}
+        for start in range(0, len(names), _ASKED):
+            query = select(loads).where(loads.c.replica.in_(names[start : start + _ASKED]))
+            found.update({str(row["replica"]): LoadRow.from_row(row) for row in self._all(query)})
+        return found
 
 
 class LoadWrites(LoadReads):

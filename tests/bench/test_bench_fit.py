@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.fit import HEADING, line_of, setups
+from bench.fit import HEADING, foretold, line_of, report_of, setups
 from bench.quantise import blocks_of, quantise
 from bench.stage import ROOT
 from stack.registry.formats.cursor import Bytes
 from stack.registry.formats.gguf import read_header
+from stack.runtimes.overhead import Load
 
 
 def test_there_are_twelve_configurations_and_no_two_alike() -> None:
@@ -40,5 +41,29 @@ def test_the_quantised_model_is_the_same_model_in_half_the_bytes(tmp_path: Path)
 
 
 def test_a_line_stands_under_its_heading() -> None:
-    sizes = {f"{name}_bytes": 1 << 20 for name in ("weights", "kv", "overhead", "needed", "measured")}
+    names = ("weights", "kv", "overhead", "needed", "learned", "warm", "measured")
+    sizes = {f"{name}_bytes": 1 << 20 for name in names}
     assert len(line_of({"setup": "x", **sizes})) == len(HEADING)
+
+
+def load(measured: int, *, lock: str = "l", slots: int = 4) -> Load:
+    runtime = "llamacpp/xllamacpp"
+    return Load(
+        runtime=runtime, weights_bytes=1 << 20, kv_bytes=1 << 20, slots=slots, measured_bytes=measured, lock=lock
+    )
+
+
+def test_a_load_is_never_predicted_from_itself() -> None:
+    loads = [load(30 << 20), load(31 << 20), load(32 << 20), load(90 << 20)]
+    assert foretold(loads, 3) < 40 << 20
+    assert foretold(loads, 0) >= 90 << 20
+    assert foretold(loads[:3], 0) == foretold([loads[0]], 0), "two others do not replace the table"
+
+
+def test_both_predictions_are_told_with_their_errors() -> None:
+    row = {"setup": "x", "weights_bytes": 1, "kv_bytes": 1, "overhead_bytes": 1, "warm_bytes": 1}
+    rows = [{**row, "needed_bytes": 100, "learned_bytes": 50, "measured_bytes": 40}]
+    report = report_of([*rows, {**rows[0], "learned_bytes": 20}], [])
+    assert [(figure.measured, figure.holds) for figure in report.figures] == [
+        (0.4, True), (150.0, None), (2.0, False), (37.5, None),
+    ]  # fmt: skip
