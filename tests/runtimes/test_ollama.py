@@ -351,6 +351,31 @@ def test_what_the_server_cuts_looks_cut(standin: OllamaStandIn, tmp_path: Path) 
             warm_up(replica.base, DRIVER, RELEASE, clock=SystemClock(), timeout_s=10)
 
 
+def stopped(root: Path, replica: str) -> subprocess.CompletedProcess[str]:
+    """What the host does once a replica has ended."""
+    code = f"import sys; sys.path.insert(0, {str(root / 'bin')!r}); import replica; from pathlib import Path; "
+    code += f"replica.leave_server(Path({str(root)!r}), {replica!r})"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_model_stays_for_another_replica_of_the_release_and_goes_with_the_last(
+    standin: OllamaStandIn, tmp_path: Path
+) -> None:
+    launch = launch_on(f"127.0.0.1:{standin.port}")
+    with replica_on(tmp_path, launch) as replica:
+        ready(replica)
+        (tmp_path / "replicas" / "r2").mkdir()
+        (tmp_path / "replicas" / "r2" / "launch.json").write_text(json.dumps(launch))
+        assert stopped(tmp_path, "r2").returncode == 0
+        assert standin.loaded == {tagged(RELEASE.served_model)}
+    standin.keeps_loaded = True
+    unsure = stopped(tmp_path, "r1")
+    assert (unsure.returncode, "may still be in Ollama's memory" in unsure.stderr) == (1, True)
+    standin.keeps_loaded = False
+    assert stopped(tmp_path, "r1").returncode == 0
+    assert (standin.loaded, standin.models) == (set(), {})
+
+
 def test_only_gguf_is_read() -> None:
     place: Json = {"artifact_dir": "/a", "environment_dir": "/e", "host_ip": "127.0.0.1", "port": 11434}
     with pytest.raises(CantLaunch, match="reads gguf"):
