@@ -1,6 +1,7 @@
 """Signs checkpoints as the log grows, and takes them to every sink until each has the newest.
 
-One thread of the control plane. It signs only what it has checked: the new records hash to the tree's leaves, and
+One thread of the control plane, and one more for each sink while it takes something: a sink that hangs holds up no
+other, and no signing. It signs only what it has checked: the new records hash to the tree's leaves, and
 the tree grows out of the last checkpoint. What fails is noted, with its reason, and tried again; nothing else
 waits for it.
 """
@@ -16,7 +17,7 @@ from stack.audit.append import BATCH, TreeDamaged, catch_up, stored_node
 from stack.audit.chain import row_bytes
 from stack.audit.merkle import Frontier, consistency, frontier, leaf_hash, root
 from stack.audit.note import BadNote, Checkpoint, Signer, open_checkpoint
-from stack.audit.sinks import Delivery, Sink
+from stack.audit.sinks import Delivery, Sink, SinkFailed
 from stack.core.canonical import NotCanonical
 from stack.core.clock import Clock
 from stack.core.errors import Refused, StackError
@@ -28,6 +29,7 @@ _LONGEST_PAUSE_S = 60.0
 SIGNING = "signing"
 AWAY = "AUDIT-02"
 _LONG_AWAY_S = 32.0
+_PATIENCE_S = 5.0
 ALERT = "AUDIT-01"
 
 
@@ -74,6 +76,7 @@ class Checkpointer:
         self._store, self._signer, self._sinks, self._clock = store, signer, tuple(sinks), clock
         self._every_s, self._every_records, self._poll_s = every_s, every_records, poll_s
         self._pauses = {name: _Pause() for name in (SIGNING, *(sink.name for sink in sinks))}
+        self._busy: dict[str, threading.Thread] = {}
         self._behind_since: float | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -160,10 +163,41 @@ class Checkpointer:
             newest, done = tx.checkpoint(), tx.deliveries()
         if newest is None:
             return
+        begun = []
         for sink in self._sinks:
-            pause = self._pauses[sink.name]
-            if done.get(sink.name, (0, "", ""))[0] < newest[0] and self._clock.monotonic() >= pause.until:
-                self._deliver(sink, newest, done.get(sink.name, (0, "", ""))[0], pause)
+            pause, had = self._pauses[sink.name], done.get(sink.name, (0, "", ""))[0]
+            due = had < newest[0] and self._clock.monotonic() >= pause.until
+            if due and not self._hangs(sink.name, had):
+                begun.append(self._begin(sink, newest, had, pause))
+        end = self._clock.monotonic() + _PATIENCE_S
+        for thread in begun:
+            thread.join(max(0.0, end - self._clock.monotonic()))
+
+    def _begin(self, sink: Sink, newest: tuple[int, str, str], had: int, pause: _Pause) -> threading.Thread:
+        def take() -> None:
+            try:
+                self._deliver(sink, newest, had, pause)
+            except StackError as error:
+                _LOG.error("checkpoints: %s: %s", sink.name, error.message)
+
+        thread = threading.Thread(target=take, name=f"checkpoints-{sink.name}", daemon=True)
+        self._busy[sink.name] = thread
+        thread.start()
+        return thread
+
+    def _hangs(self, name: str, had: int) -> bool:
+        """Whether it still has an earlier one in hand. Said to people like a failure."""
+        thread = self._busy.get(name)
+        if thread is None or not thread.is_alive():
+            return False
+        error = SinkFailed("it has not come back from an earlier checkpoint", sink=name)
+        pause = self._pauses[name]
+        pause.longer(self._clock.monotonic())
+        with self._store.transaction() as tx:
+            tx.note_delivery(name, had, error.message)
+            if pause.seconds >= _LONG_AWAY_S:
+                self._away(tx, name, error)
+        return True
 
     def _deliver(self, sink: Sink, newest: tuple[int, str, str], had: int, pause: _Pause) -> None:
         checkpoint = Checkpoint(origin=self._signer.key.name, size=newest[0], root=bytes.fromhex(newest[1]))

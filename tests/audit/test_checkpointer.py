@@ -209,3 +209,46 @@ def test_a_second_key_signs_nothing_and_says_so(tmp_path: Path) -> None:
     with store.reading() as tx:
         assert [size for size, _, _ in tx.checkpoints()] == [1, 2]
     store.close()
+
+
+@dataclass
+class Stuck:
+    """A sink that hangs until it is let go."""
+
+    name: str = "stuck"
+    off_host: bool = True
+    free: threading.Event = field(default_factory=threading.Event)
+    kept: list[int] = field(default_factory=list)
+    tries: int = 0
+
+    def deliver(self, delivery: Delivery) -> None:
+        self.tries += 1
+        self.free.wait()
+        self.kept.append(delivery.checkpoint.size)
+
+
+def test_a_sink_that_hangs_holds_up_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stack.audit.checkpointer._PATIENCE_S", 0.05)
+    stuck = Stuck()
+    signing = Checkpointer(place.store, SIGNER, (stuck, place.shelf), place.clock, every_records=1)
+    try:
+        for size in (1, 2, 3):
+            fill_at_once(place, 1)
+            signing.tick()
+            until_kept(place.shelf, size)
+            place.clock.advance(61)
+        assert (stuck.tries, stuck.kept) == (1, []), "nobody waits for it twice"
+        with place.store.reading() as tx:
+            assert "has not come back" in tx.deliveries()["stuck"][1]
+    finally:
+        stuck.free.set()
+    while 3 not in stuck.kept:
+        place.clock.advance(61)
+        signing.tick()
+    assert stuck.kept == [1, 3]
+
+
+def until_kept(shelf: Shelf, size: int) -> None:
+    """The patience of the test is short, a thread may need longer."""
+    while size not in shelf.kept:
+        threading.Event().wait(0.01)
