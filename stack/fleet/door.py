@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stack.core.clock import Clock, SystemClock
+from stack.core.digest import Digest
 from stack.core.errors import Unavailable
 from stack.fleet import events, outcome
 from stack.fleet.environment import ansible_environment
@@ -137,7 +138,7 @@ class AnsibleDoor:
             binaries=binaries,
             project=self.project.resolve(),
             private=private,
-            control=_control_directory(self.runner_dir),
+            control=_control_directory(self.runner_dir, self.known_hosts),
             known_hosts=self.known_hosts.absolute(),
             identity=self.identity.absolute() if self.identity is not None and self.identity.is_file() else None,
         )
@@ -172,11 +173,16 @@ def _reason(ran: Ran, timeout: int) -> str:
     return f"ansible-playbook ended with {ran.rc} and brought no report"
 
 
-def _control_directory(runner_dir: Path) -> Path:
-    """Where ssh keeps its control sockets between runs: their path must stay short."""
-    folder = runner_dir.absolute() / "cp"
+def _control_directory(runner_dir: Path, known_hosts: Path) -> Path:
+    """Where ssh keeps its control sockets between runs: their path must stay short.
+
+    Another place for other host keys: a connection that was made under a key which is not known any more is not used.
+    """
+    keys = known_hosts.read_bytes() if known_hosts.is_file() else b""
+    mark = Digest.of(os.fsencode(known_hosts.absolute()) + b"\0" + keys).short
+    folder = runner_dir.absolute() / f"cp-{mark}"
     if len(os.fsencode(folder)) > _SOCKET_PATH_LIMIT:
-        folder = Path(tempfile.gettempdir()) / f"stack-cp-{os.getuid()}"
+        folder = Path(tempfile.gettempdir()) / f"stack-cp-{os.getuid()}-{mark}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise Unavailable(f"{folder} belongs to somebody else: remove it")

@@ -235,3 +235,24 @@ def test_a_log_that_a_host_brings_is_printable_too() -> None:
     for text in (progress.text, failed.text, account.message):
         assert all(c.isprintable() or c == "\n" for c in text), ascii(text)
         assert text.endswith(("building", "broken"))
+
+
+@pytest.mark.hosts
+@pytest.mark.timeout(300)
+def test_a_connection_under_a_key_that_is_not_known_any_more_is_not_used(reach: Reach, tmp_path: Path) -> None:
+    """ssh keeps a connection open for a minute: what the operator takes out of known_hosts counts at once."""
+    host = reach("h3")
+    known = tmp_path / "known_hosts"
+    known.write_bytes(host.group.known_hosts.read_bytes())
+    mine = replace(host, door=replace(host.door, known_hosts=known))
+    assert mine.run("look-1", "observe.yml").status == "done"
+    log = host.file("/var/log/sshd.log")
+    before = log.read_text()
+    other = reach("h1").made.host_key
+    known.write_text(f"{host.made.address} {other}\n")
+    result = mine.run("look-2", "observe.yml")
+    said = log.read_text().removeprefix(before)
+    assert (result.status, result.observed) == ("unreachable", {})
+    assert "host key" in result.message.lower(), result.message
+    assert "Connection from" in said, "it was a new connection"
+    assert not [w for w in ("Accepted", "publickey", "authenticating", "session") if w in said], said
