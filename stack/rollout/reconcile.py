@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from stack.core.clock import Clock
 from stack.core.errors import Refused, StackError
 from stack.core.names import HostName, OperationId
 from stack.fleet.values import Host
+from stack.rollout.abreast import ASKED
 from stack.rollout.authority import Authority
 from stack.rollout.hosts import Hosts
 from stack.rollout.routing_push import RoutePusher
@@ -74,9 +76,11 @@ class Reconciler:
         A replica that can't be brought back is left for the operator to see in ``status``; the others go on.
         """
         context = _StartContext(lead)
-        for row in self._wanted():
-            if not self._healthy(row):
-                self._revive(row, context)
+        rows = self._wanted()
+        with ThreadPoolExecutor(max_workers=ASKED, thread_name_prefix="health") as pool:
+            well = list(pool.map(self._healthy, rows))
+        for row in (row for row, healthy in zip(rows, well, strict=True) if not healthy):
+            self._revive(row, context)
         try:
             self.routes.push(context.writing)
         except StackError as error:

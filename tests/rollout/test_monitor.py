@@ -336,7 +336,7 @@ def test_of_many_replicas_some_are_probed_in_a_look_those_in_doubt_first_and_non
         room.office.clock.advance(1)
     assert [len(look) for look in looks] == [PROBES] * 3
     assert set().union(*looks) == every
-    room.office.clock.advance(60)
+    room.office.clock.advance(5)
     doubted = looks[2][-1]
     for name, known in watch.watched.items():
         known.state = replace(known.state, condition=Condition.SUSPECT if name == doubted else Condition.WELL)
