@@ -1,4 +1,4 @@
-"""``python -m bench [registry|gateway|rollout|memory|audit|fit|fleet|all] [--quick]``: measures and prints one table.
+"""``python -m bench [NAME|all] [--quick]``: measures one bench or all of them (``BENCHES``) and prints one table.
 
 What was found is kept in bench/out/*.json. Ends with 0 whenever it could measure: figures are not tests, and what is
 over its target says OVER.
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import audit, fit, fleet, memory, rollout
+from bench import audit, fit, fleet, memory, rollout, transfer
 from bench.figures import OUT, Figure, Report, machine, table
 from bench.stage import ROOT, BenchFailed
 
-BENCHES = ("registry", "gateway", "rollout", "memory", "audit", "fit", "fleet")
+BENCHES = ("registry", "gateway", "rollout", "memory", "audit", "fit", "fleet", "transfer")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         "audit": lambda: audit.measure(quick=given.quick),
         "fit": lambda: fit.measure(quick=given.quick),
         "fleet": lambda: fleet.measure(quick=given.quick),
+        "transfer": lambda: transfer.measure(quick=given.quick),
     }
     failed = 0
     figures: list[Figure] = []
