@@ -15,6 +15,7 @@ import click
 
 from stack.cli.lazy import JSON_WANTED
 from stack.cli.main import EXIT_CODES
+from stack.cli.printable import printable
 from stack.config.home import Home, Ports, home_from_environment, ports_from_environment
 
 
@@ -86,4 +87,4 @@ def command(name: str, *, examples: str, codes: str = "") -> Callable[[Callable[
 
 def answer(body: Any, human: str, *, as_json: bool) -> None:
     """Print the answer: JSON or text."""
-    click.echo(json.dumps(body, indent=2) if as_json else human)
+    click.echo(json.dumps(body, indent=2) if as_json else printable(human))

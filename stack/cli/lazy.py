@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from stack.cli.printable import printable
 from stack.core.errors import ApprovalNeeded, StackError
 
 JSON_WANTED = "stack.cli.json"
@@ -65,9 +66,9 @@ def report(error: StackError, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(error.to_json(), indent=2))
         return
-    click.echo(f"stackctl: {error.message}", err=True)
+    click.echo(f"stackctl: {printable(error.message)}", err=True)
     for problem in error.facts.get("errors") or error.facts.get("problems") or []:
-        click.echo(f"  - {_problem(problem)}", err=True)
+        click.echo(f"  - {printable(_problem(problem))}", err=True)
     if error.exit_code == ApprovalNeeded.exit_code:
         for line in _needed(error):
             click.echo(line, err=True)

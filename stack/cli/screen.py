@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
+from stack.cli.printable import printable
 from stack.core.clock import Clock, SystemClock
 from stack.core.errors import StackError
 
@@ -39,7 +40,7 @@ class PlainScreen:
         self._said = clock.monotonic()
 
     def event(self, text: str) -> None:
-        self._line(text)
+        self._line(printable(text))
 
     def waiting(self, what: str, seconds: float) -> None:
         # the long poll may come back a little early: a heartbeat must not wait for the next one
@@ -66,7 +67,7 @@ class LiveScreen:
         self._status.start()
 
     def event(self, text: str) -> None:
-        self._console.print(f"{self._clock.now():%H:%M:%S} {text}")
+        self._console.print(f"{self._clock.now():%H:%M:%S} {printable(text)}")
 
     def waiting(self, what: str, seconds: float) -> None:
         from rich.text import Text

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest_hosts import Reached
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stack.fleet import HostEvent, OperationResult
@@ -202,6 +202,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(said=ANYTHING)
 def test_an_observation_has_its_types_or_is_none(said: Any) -> None:
     try:
@@ -216,6 +217,7 @@ def test_an_observation_has_its_types_or_is_none(said: Any) -> None:
     assert isinstance(seen.get("operation", {}), dict)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_text_of_a_host_is_printable_and_bounded(text: str) -> None:
     seen = plain(text)
