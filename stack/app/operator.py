@@ -225,7 +225,7 @@ class StackOperator:
         shown = [
             {"phase": e.phase, "kind": e.kind, "at": stamp(e.created_at), "body": e.body}
             for e in evidence
-            if e.kind in ("verdict", "comparison", "fit", "warm-up", "operation")
+            if e.kind in ("verdict", "comparison", "fit", "warm-up", "operation", "way", "pause")
         ]
         return {**rollout_json(row, self._evidence(row)), "plan_body": plan, "evidence_items": shown}
 

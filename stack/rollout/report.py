@@ -94,6 +94,9 @@ def _section(item: EvidenceRow) -> list[str]:
         ]
         head = ["", "| measure | value | low | high | limit | n |", "|---|---|---|---|---|---|"]
         return ["", f"## At {body['percent']} %: {body['verdict']}", "", body["reason"], *head, *rows]
+    if item.kind == "pause":
+        figures = f"{body['measured_s']:g} s; predicted {body['predicted_s']:g} s, allowed {body['longest_s']:g} s"
+        return ["", f"## Pause until {body['served_by']} served: {figures}"]
     if item.kind == "comparison":
         cases = [
             f"- `{c['test']}` {c['prompt']!r}: stable {c['baseline_output']!r}, candidate {c['candidate_output']!r}"

@@ -97,13 +97,18 @@ class RunningStack:
 
     @classmethod
     def make(
-        cls, folder: Path, runtimes: Path, rollout: Json | None = None, service: Json | None = None
+        cls,
+        folder: Path,
+        runtimes: Path,
+        rollout: Json | None = None,
+        service: Json | None = None,
+        host: Json | None = None,
     ) -> RunningStack:
         folder.mkdir()
         (folder / "home" / "hosts" / "local").mkdir(parents=True)
         (folder / "home" / "hosts" / "local" / "runtimes").symlink_to(runtimes)
         one, two = free_ports(2)
-        return cls(folder / "home", stack_file(folder, rollout or {}, service or {}), one, two)
+        return cls(folder / "home", stack_file(folder, rollout or {}, service or {}, host), one, two)
 
     # stackctl ------------------------------------------------------------------------------------------------
 
