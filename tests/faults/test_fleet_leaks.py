@@ -20,7 +20,7 @@ sys.path.append(str(REPOSITORY / "tests" / "fleet"))
 from conftest_hosts import Reached, host_group, reach
 
 __all__ = ["host_group", "reach"]
-pytestmark = [pytest.mark.hosts, pytest.mark.faults, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.hosts, pytest.mark.faults, pytest.mark.timeout(900)]
 FOREIGN = (
     "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "HF_TOKEN", "VAULT_TOKEN", "STACK_ADMIN_TOKEN", "STACK_CLIENT_KEY",
     "ANSIBLE_BECOME_PASSWORD", "PIP_TOKEN", "SSH_ASKPASS_SECRET", "DATABASE_URL", "STACK_DATABASE_URL", "MY_PASSWORD",
