@@ -277,6 +277,7 @@ def _host(described: HostSettings, home: Home) -> Host:
         user=described.user or "",
         port=described.port,
         group=described.group,
+        shares=described.share == "artifacts" and not local,
         ollama=described.ollama if described.ollama != OLLAMA else "",
     )
 

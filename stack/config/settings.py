@@ -119,6 +119,8 @@ class HostSettings:
     """Where on an SSH host everything is put; none: /opt/stack. Local hosts have STACK_HOME/hosts/<name>."""
     python: PurePosixPath | None = setting(Text(_absolute), None)
     """The Python 3.11+ that runs there; none: an SSH host's python3, and here the one that runs this program."""
+    share: Literal["nothing", "artifacts"] = setting(OneOf(("nothing", "artifacts")), "nothing")
+    """What other hosts may take from it, over TLS, where that is faster than from here: artifacts that it runs."""
     ollama: str = setting(Text(_server), OLLAMA)
     """Where Ollama listens, as the host itself reaches it. Only for releases that run on Ollama."""
 

@@ -34,7 +34,8 @@ class HostNotDescribed(InvalidInput):
 class Host:
     """A machine of the inventory. ``root`` is where everything of ours stands on it; an empty ``python`` means the
     control plane's own on a local host and ``python3`` elsewhere; an empty ``ollama`` that server's usual address.
-    ``known_as``: the name that SSH uses, where ``address`` was found for one."""
+    ``known_as``: the name that SSH uses, where ``address`` was found for one. ``shares``: whether other hosts may take
+    artifacts from it."""
 
     name: HostName
     root: str
@@ -47,6 +48,7 @@ class Host:
     service_manager: ServiceManager = "auto"
     ollama: str = ""
     known_as: str = ""
+    shares: bool = False
 
     def __post_init__(self) -> None:
         checks = {
@@ -66,6 +68,17 @@ class Host:
         wrong = [rule for rule, holds in checks.items() if not holds]
         if wrong:
             raise HostNotDescribed(host=self.name, problem="; ".join(wrong))
+
+
+def peer_line(host: Host) -> str:
+    """How a playbook is told of a host that has the artifact too."""
+    ways = f"{host.known_as or host.address} {host.address} {host.port}"
+    return f"{host.name} {ways} {host.user or '-'} {host.root} {host.python or 'python3'}"
+
+
+def can_be_told(host: Host) -> bool:
+    """Whether its line can be read again: nothing in it has a blank of its own."""
+    return peer_line(host).count(" ") == 6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from stack.core.names import OperationId, ReplicaId
 from stack.fleet.values import Variables
 
 Check = Callable[[Any], bool]
+MOST_PEERS = 3
+"""More are not worth measuring."""
 _ENVIRONMENT = re.compile(r"[a-z0-9][A-Za-z0-9._+-]{0,119}\Z")
 _SERVED = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}\Z")
@@ -70,15 +72,27 @@ _LAUNCH: dict[str, Check] = {
     "parallel": _whole(1, 4096),
     "threads": _whole(1, 1024),
 }
+_PEER = re.compile(
+    r"[a-z0-9][a-z0-9._-]{0,119} [A-Za-z0-9][A-Za-z0-9.:-]{0,254} [0-9A-Fa-f.:]{2,45} [0-9]{1,5}"
+    r" (-|[a-z_][a-z0-9_-]{0,31})"
+    r" /[^\x00-\x20\x7f{}'\"\\$`;|&<>*?]{0,900} (python3(\.[0-9]{1,2})?|/[^\x00-\x20\x7f{}'\"\\$`;|&<>*?]{0,900})\Z"
+)
+_PEERS: dict[str, Check] = {
+    "peers": lambda value: (
+        isinstance(value, list)
+        and len(value) <= MOST_PEERS
+        and all(isinstance(line, str) and _PEER.match(line) for line in value)
+    )
+}
 _SERVER: dict[str, Check] = {"runtime_version": _form(_ENVIRONMENT)}
 _GRACE: dict[str, Check] = {"grace_s": _whole(0, 3600)}
 _DRAIN: dict[str, Check] = {**_OPERATION, "replica_id": _typed(ReplicaId)}
 
 # playbook -> (needed, optional)
 PLAYBOOKS: Mapping[str, tuple[Mapping[str, Check], Mapping[str, Check]]] = {
-    "deploy.yml": (_LAUNCH, {**_GRACE, **_SERVER}),
-    "rollback.yml": (_LAUNCH, {**_GRACE, **_SERVER}),
-    "place.yml": (_LAUNCH, {**_GRACE, **_SERVER}),
+    "deploy.yml": (_LAUNCH, {**_GRACE, **_SERVER, **_PEERS}),
+    "rollback.yml": (_LAUNCH, {**_GRACE, **_SERVER, **_PEERS}),
+    "place.yml": (_LAUNCH, {**_GRACE, **_SERVER, **_PEERS}),
     "drain.yml": (_DRAIN, _GRACE),
     "observe.yml": ({}, {**_OPERATION, "measure": lambda value: value is True}),
     "facts.yml": ({}, _OPERATION),

@@ -21,6 +21,7 @@ from stack.registry.store import ContentStore
 from stack.rollout.abreast import ASKED, FORKS, Failure, per_host, side_by_side
 from stack.rollout.loads import earlier_loads, keep, measured_bytes, predicted
 from stack.rollout.pace import Stopwatch
+from stack.rollout.peers import peers_for
 from stack.rollout.room import Room
 from stack.rollout.state import Placement, RolloutState
 from stack.rollout.worker import Context, stopped
@@ -193,8 +194,10 @@ class Hosts:
 
     def variables(self, release: Release, place: Placement, source: str) -> dict[str, Any]:
         """What ``deploy.yml`` and ``rollback.yml`` take; ``source`` is a directory here with the artifact's files."""
+        peers = peers_for(self.store, self.inventory, release, place.host)
         return {
             **release_variables(release),
+            **({"peers": peers} if peers else {}),
             "artifact_source": source,
             "replica_id": str(place.replica),
             "port": place.port,

@@ -9,7 +9,8 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,29 @@ def placed(host: Reached, variables: dict[str, Any]) -> Path:
     return host.file(f"{host.host.root}/artifacts/{variables['artifact_digest'][7:]}")
 
 
-Collect = Callable[[HostEvent], None]
+def processes(host: Reached, words: bytes) -> list[int]:
+    """The host's processes whose command line has these words, by their pids here."""
+    namespace = host.group.network.namespace(host.made.number)
+    listed = subprocess.run(["ip", "netns", "pids", namespace], check=True, capture_output=True, text=True).stdout
+    found = []
+    for pid in map(int, listed.split()):
+        try:
+            if words in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def slowed(interface: str, mbit: int = 120) -> Iterator[None]:
+    """A line that is slow enough for something to happen in the middle."""
+    limit = ["tbf", "rate", f"{mbit}mbit", "burst", "256k", "latency", "50ms"]
+    subprocess.run(["tc", "qdisc", "add", "dev", interface, "root", *limit], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["tc", "qdisc", "del", "dev", interface, "root"], check=True)
 
 
 def progress(events: list[HostEvent]) -> list[str]:

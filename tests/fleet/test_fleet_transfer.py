@@ -22,7 +22,9 @@ from conftest_transfer import (
     kill_all_below,
     launch,
     placed,
+    processes,
     progress,
+    slowed,
     stored,
     wire,
 )
@@ -31,7 +33,7 @@ from stack.fleet import HostEvent
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(480)]
 Reach = Callable[[str], Reached]
-SIZE = int(os.environ.get("STACK_TEST_SEND_MIB", "96")) * MIB
+SIZE = int(os.environ.get("STACK_TEST_SEND_MIB", "48")) * MIB
 KILLS = int(os.environ.get("STACK_TEST_KILLS", "3"))
 IN_FLIGHT = 8 * MIB
 """A chunk, and what the pipes and SSH's window hold (2 MiB) on both sides."""
@@ -42,18 +44,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return big_artifact(tmp_path_factory.mktemp("big") / "gguf", SIZE)
 
 
-def processes(host: Reached, words: bytes) -> list[int]:
-    """The host's processes whose command line has these words, by their pids here."""
-    namespace = host.group.network.namespace(host.made.number)
-    listed = subprocess.run(["ip", "netns", "pids", namespace], check=True, capture_output=True, text=True).stdout
-    found = []
-    for pid in map(int, listed.split()):
-        try:
-            if words in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-        except OSError:
-            continue
-    return found
+def interface(host: Reached) -> str:
+    """This machine's end of the line to the host."""
+    return host.group.network.interface(host.made.number)
 
 
 def await_stored(run: subprocess.Popen[str], host: Reached, variables: dict[str, Any], size: int) -> None:
@@ -68,9 +61,10 @@ def test_the_control_plane_is_killed_at_random_moments_and_little_is_sent_twice(
     before, killed = wire(host), 0
     for share in sorted(random.random() for _ in range(KILLS)):
         run = in_a_process(host, "place-1", variables)
-        await_stored(run, host, variables, int(share * SIZE))
-        killed += run.poll() is None
-        kill_all_below(run.pid)
+        with slowed(interface(host)):
+            await_stored(run, host, variables, int(share * SIZE))
+            killed += run.poll() is None
+            kill_all_below(run.pid)
         run.communicate()
     result = host.run("place-1", "place.yml", variables)
     assert result.succeeded, result.message
@@ -103,7 +97,8 @@ def test_a_receiver_or_a_connection_that_ends_is_taken_up_again_by_itself(
     watcher = threading.Thread(target=kill)
     watcher.start()
     try:
-        result = host.run("place-1", "place.yml", variables)
+        with slowed(interface(host)):
+            result = host.run("place-1", "place.yml", variables)
     finally:
         over.set()
         watcher.join()
@@ -116,9 +111,10 @@ def test_a_receiver_or_a_connection_that_ends_is_taken_up_again_by_itself(
 def half_sent(host: Reached, variables: dict[str, Any]) -> None:
     """An operation that was killed in the middle."""
     run = in_a_process(host, "half-1", variables)
-    await_stored(run, host, variables, SIZE // 2)
-    assert run.poll() is None
-    kill_all_below(run.pid)
+    with slowed(interface(host)):
+        await_stored(run, host, variables, SIZE // 2)
+        assert run.poll() is None
+        kill_all_below(run.pid)
     run.communicate()
 
 
@@ -196,13 +192,8 @@ def test_progress_is_seen_and_check_mode_sends_nothing(reach: Reach, artifact: P
     checked = host.run("dry", "place.yml", variables, check=True, on_event=events.append)
     assert checked.status == "done", checked.message
     assert host.shell("ls /opt/seen").split() == ["runtimes"]
-    interface = host.group.network.interface(host.made.number)
-    limit = ["tbf", "rate", "160mbit", "burst", "256k", "latency", "50ms"]
-    subprocess.run(["tc", "qdisc", "add", "dev", interface, "root", *limit], check=True)
-    try:
+    with slowed(interface(host)):
         result = host.run("place-1", "place.yml", variables, on_event=events.append)
-    finally:
-        subprocess.run(["tc", "qdisc", "del", "dev", interface, "root"], check=True)
     assert result.status == "done", result.message
     lines = progress(events)
     assert lines, events

@@ -16,6 +16,10 @@ index, "offset", "length", "sha256"}`` and then its bytes.
    nothing is kept. With ``digest`` this is done as soon as the file is complete, and only a right one gets its
    ``final`` name. Without it the last word is left to artifact.py.
 
+5. A message ``{"source": {...}}`` before the chunks names a host that has the files too: chunks then come without
+   their bytes, which are fetched there and checked all the same, each answered by one line. How fast each source was is
+   kept in ``INTO.sources``, and that it failed; the controller decides by it.
+
 Standard library only, Python 3.9 or newer.
 """
 
@@ -32,6 +36,8 @@ import sys
 import time
 from pathlib import Path, PurePosixPath
 from typing import Any, Dict, List, Tuple
+
+from peer import Peer, PeerFailed, Sources
 
 IDLE_S, LOCK_WAIT_S, LARGEST = 30.0, 2.0, 64 << 20
 Chunk = Tuple[int, int, str]  # offset, length, sha256
@@ -229,6 +235,7 @@ def finish(root: Path, plan: Dict[str, Any], partial: Partial) -> str:
         os.fsync(file.fileno())
     os.replace(source, final)
     partial.notes.unlink()
+    Sources(partial.folder).path.unlink(missing_ok=True)
     shutil.rmtree(partial.folder, ignore_errors=True)
     return "complete"
 
@@ -270,10 +277,43 @@ def receive(root: Path, incoming: Incoming) -> Dict[str, Any]:
     if partial.complete() and finish(root, plan, partial) == "complete":
         return {"state": "complete"}
     partial.room()
-    say({"state": "ready", "have": partial.have()})
-    while chunk := incoming.message():
-        partial.append(chunk, incoming.exact(int(chunk["length"])))
+    sources = Sources(partial.folder)
+    before = sum(partial.have())
+    say({"state": "ready", "have": partial.have(), "sources": sources.rates})
+    name, began = take_all(partial, incoming, sources)
+    got = sum(partial.have()) - before
+    if got and sources.rates.get(name) != 0:
+        sources.note(name, got / max(time.monotonic() - began, 0.001))
     return {"state": finish(root, plan, partial), "have": partial.have()}
+
+
+def take_all(partial: Partial, incoming: Incoming, sources: Sources) -> Tuple[str, float]:
+    """Every chunk that comes, from the controller or from the source that it names; which one, and when it began."""
+    name, peer, began = "", None, None
+    while message := incoming.message():
+        began = began or time.monotonic()
+        if "failed" in message:
+            sources.note(str(message["failed"]), 0.0)
+        elif "source" in message:
+            name, peer = str(message["source"]["name"]), Peer(message["source"])
+        elif peer is None:
+            partial.append(message, incoming.exact(int(message["length"])))
+        elif not take_from(peer, partial, message):
+            sources.note(name, 0.0)
+            break
+    return name, began or time.monotonic()
+
+
+def take_from(peer: Peer, partial: Partial, chunk: Dict[str, Any]) -> bool:
+    """One chunk by way of another host; says how it went."""
+    try:
+        path = partial.files[int(chunk["file"])][0]
+        partial.append(chunk, peer.fetch(path, int(chunk["offset"]), int(chunk["length"])))
+    except (PeerFailed, NotReceived) as error:
+        say({"got": False, "why": str(error)})
+        return False
+    say({"got": True})
+    return True
 
 
 def recheck(root: Path, into: str) -> None:

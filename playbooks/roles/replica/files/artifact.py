@@ -71,7 +71,7 @@ def place(root: Path, digest: str, source: Optional[Path]) -> None:
         try:
             verify(final, digest)
             shutil.rmtree(partial, ignore_errors=True)
-            notes.unlink(missing_ok=True)
+            _forget(partial)
             return
         except WrongArtifact as error:
             print(f"damaged on the host, placing it again: {error}")
@@ -81,11 +81,17 @@ def place(root: Path, digest: str, source: Optional[Path]) -> None:
             shutil.copytree(source, partial, symlinks=True)
         verify(partial, digest)
         _swap_in(partial, final)
-        notes.unlink(missing_ok=True)
+        _forget(partial)
     except BaseException:
         if source is not None or not notes.exists():
             shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _forget(partial: Path) -> None:
+    """What receive.py kept beside it."""
+    for kept in (".chunks", ".sources"):
+        partial.with_name(partial.name + kept).unlink(missing_ok=True)
 
 
 def _swap_in(partial: Path, final: Path) -> None:
