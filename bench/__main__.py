@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import audit, fit, fleet, memory, rollout, transfer
+from bench import audit, fit, fleet, memory, rollout, takeover, transfer
 from bench.figures import OUT, Figure, Report, machine, table
 from bench.stage import ROOT, BenchFailed
 
-BENCHES = ("registry", "gateway", "rollout", "memory", "audit", "fit", "fleet", "transfer")
+BENCHES = ("registry", "gateway", "rollout", "memory", "audit", "fit", "fleet", "takeover", "transfer")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         "audit": lambda: audit.measure(quick=given.quick),
         "fit": lambda: fit.measure(quick=given.quick),
         "fleet": lambda: fleet.measure(quick=given.quick),
+        "takeover": lambda: takeover.measure(quick=given.quick),
         "transfer": lambda: transfer.measure(quick=given.quick),
     }
     failed = 0

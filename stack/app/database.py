@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stack.config.home import Home
@@ -40,15 +40,20 @@ def database(settings: StackSettings, home: Home, environ: Mapping[str, str]) ->
 def open_store(
     settings: StackSettings, home: Home, environ: Mapping[str, str], source: SecretSource, clock: Clock
 ) -> Store:
-    """Open, up to date, and waited for. The password is read for every connection, if a secret is listed for it."""
-    listed = any(found.name == _PASSWORD for found in settings.secrets)
+    """Open, up to date, and waited for."""
     return Store.open(
         database(settings, home, environ),
         clock,
-        password=(lambda: source.read(_PASSWORD).reveal()) if listed else None,
+        password=password_of(settings, source),
         wait_s=WAIT_S,
         say=log.warning,
     )
+
+
+def password_of(settings: StackSettings, source: SecretSource) -> Callable[[], str] | None:
+    """Read for every connection, if a secret is listed for it."""
+    listed = any(found.name == _PASSWORD for found in settings.secrets)
+    return (lambda: source.read(_PASSWORD).reveal()) if listed else None
 
 
 def holder_of(home: Home) -> str:

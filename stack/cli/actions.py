@@ -50,6 +50,8 @@ COMMAND_ACTIONS: Mapping[str, Action] = {
     "token revoke": Action.REVOKE_TOKEN,
     "host list": Action.READ,
     "host check": Action.CHECK_HOST,
+    "database show": Action.READ,
+    "database copy": Action.RUN,
     "alert list": Action.READ,
     "alert ack": Action.ACKNOWLEDGE,
 }

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stack.cli import processes, starting
+from stack.cli import databases, processes, starting
 from stack.cli.command import Place
 from stack.cli.setup import SECRETS
 from stack.core.clock import Clock
-from stack.core.errors import Unavailable
+from stack.core.errors import StackError, Unavailable
 
 Level = Literal["ok", "warn", "fail"]
 _OLDEST_PYTHON = (3, 11, 0)
 _LITTLE_DISK = 5_000_000_000
 _NO_DISK = 500_000_000
 _OLD_TABLE_S = 90 * 86400
+_DATABASE_S = 60.0
 _LONGEST_SOCKET_PATH = 107  # bytes, of sockaddr_un
 
 
@@ -47,13 +48,13 @@ def all_checks(place: Place, clock: Clock, locks: Path) -> Iterator[Check]:
     yield table(place, clock)
     yield runtime_locks(locks)
     yield policies(Path("stack.yaml"))
+    yield from state_database(place, Path("stack.yaml"))
 
 
 def policies(stack: Path) -> Check:
     """They can be read, and somebody can give every approval that they ask for."""
     from stack.config.policies import load_policies
     from stack.config.stack_yaml import load_stack
-    from stack.core.errors import StackError
     from stack.policy.warnings import warnings
 
     if not stack.is_file():
@@ -67,6 +68,19 @@ def policies(stack: Path) -> Check:
     if lacks:
         return Check(name="policies", level="warn", found=lacks[0], todo="See docs/policies.md.")
     return Check(name="policies", level="ok", found=str(place))
+
+
+def state_database(place: Place, stack: Path) -> Iterator[Check]:
+    """Asked by a process of its own, for a bounded time: a server that does not answer is a finding, too."""
+    if not stack.is_file():
+        return
+    try:
+        body = databases.asked(databases.LOOK, place, stack, limit_s=_DATABASE_S)
+    except StackError as error:
+        yield Check(name="database", level="fail", found=error.message, todo=error.advice)
+        return
+    for found in body["findings"]:
+        yield Check(**found)
 
 
 def python_version() -> Check:

@@ -37,11 +37,21 @@ def start_all(where: Place, stack: Path) -> dict[str, object]:
     clock = SystemClock()
     settings = load_stack(stack.absolute())
     prepare(where.home, settings.secrets_elsewhere)
+    say_of_policies(stack)
     started: dict[str, object] = {}
     gateway_ = starting.gateway(where, settings.gateway.host)
     for service in (gateway_, starting.control_plane(where, stack, settings.secret_variables)):
         started[service.name.replace("-", "_")] = starting.ensure(service, where, clock, say_to_stderr)
     return started
+
+
+def say_of_policies(stack: Path) -> None:
+    """What is wrong with them is said now, not at the first deploy that they deny."""
+    from stack.cli.checks import policies
+
+    found = policies(stack)
+    if found.level != "ok":
+        say_to_stderr(f"policies: {found.found}\n  {found.todo}")
 
 
 @command("up", examples="stackctl up\nSTACK_ADMIN_PORT=8100 STACK_GATEWAY_PORT=8417 stackctl up")

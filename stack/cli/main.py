@@ -90,6 +90,15 @@ host = _lazy(
     },
     "  stackctl host list\n  stackctl host check gpu1",
 )
+database = _lazy(
+    "database",
+    "The state database.",
+    {
+        "show": Entry("stack.cli.databases:show", "What it is, whether it is well, who leads."),
+        "copy": Entry("stack.cli.databases:copy", "Bring state.db into PostgreSQL, checked."),
+    },
+    "  stackctl database show\n  stackctl database copy --to postgresql://stack@db.example/stack",
+)
 alert = _lazy(
     "alert",
     "What people must know.",
@@ -128,6 +137,7 @@ _ENTRIES = {
     "change": Entry("stack.cli.main:change", "Changes that need approvals."),
     "token": Entry("stack.cli.main:token", "Who has access to the admin API."),
     "host": Entry("stack.cli.main:host", "The machines that carry replicas."),
+    "database": Entry("stack.cli.main:database", "Look at the state database, copy it into PostgreSQL."),
     "alert": Entry("stack.cli.main:alert", "What people must know."),
     "audit": Entry("stack.cli.main:audit", "Read and verify the audit log."),
     "serve": Entry("stack.cli.lifecycle:serve", "Run the control plane in the foreground."),

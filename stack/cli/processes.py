@@ -43,6 +43,24 @@ def look_up(pid: int) -> Process | None:
     return None if fields[0] in ("Z", "X") else Process(pid=pid, started=int(fields[19]))
 
 
+def words_of(pid: int) -> list[str]:
+    """Its command line; empty when it can't be read."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def variable_of(pid: int, name: str) -> str | None:
+    """What a variable of its environment was when it started; None when it can't be read."""
+    try:
+        text = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = (line.partition("=") for line in text.split("\0"))
+    return next((value for key, _, value in found if key == name), None)
+
+
 def write_pid(path: Path, pid: int) -> None:
     """First line the pid, second line its start time; atomically."""
     process = look_up(pid)

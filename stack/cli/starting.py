@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,12 @@ class DiedAtStart(Unavailable):
 
 class NotHealthy(Unavailable):
     """The {name} runs (pid {pid}) but did not answer on port {port} within {limit:.0f} s."""
+
+
+class OtherPort(Conflict):
+    """The {name} runs already (pid {pid}), on port {port}, and port {wanted} was asked for."""
+
+    hint = "Leave the port out or name the one it has; or stackctl down, then stackctl up with the new one."
 
 
 class AlreadyRuns(Conflict):
@@ -139,6 +146,7 @@ def ensure(service: Service, place: Place, clock: Clock, say: Say) -> dict[str, 
     """Running and healthy, started if need be."""
     found = processes.running(service.pid_file(place))
     if found is not None:
+        _require_port(service, found)
         _wait_healthy(service, place, found.pid, None, clock, say)
         say(f"{service.name}: already running, pid {found.pid}, port {service.port}")
         return {"pid": found.pid, "port": service.port, "started": False}
@@ -151,6 +159,21 @@ def ensure(service: Service, place: Place, clock: Clock, say: Say) -> dict[str, 
     _wait_healthy(service, place, child.pid, child, clock, say)
     say(f"{service.name}: started, pid {child.pid}, port {service.port}")
     return {"pid": child.pid, "port": service.port, "started": True}
+
+
+def _require_port(service: Service, found: processes.Process) -> None:
+    """It was started on another port: that is said at once, not after a minute without an answer."""
+    port = port_of(processes.words_of(found.pid), processes.variable_of(found.pid, service.variable))
+    if port is not None and port != service.port:
+        raise OtherPort(name=service.name, pid=found.pid, port=port, wanted=service.port)
+
+
+def port_of(words: Sequence[str], variable: str | None) -> int | None:
+    """The port that a process was started with: its option, else its environment's; None where neither says."""
+    for option, value in itertools.pairwise(words):
+        if option == "--port" and value.isdigit():
+            return int(value)
+    return int(variable) if variable is not None and variable.isdigit() else None
 
 
 def _wait_healthy(

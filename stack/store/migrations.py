@@ -95,7 +95,7 @@ APPEND_ONLY = {1: ("audit",), 2: ("audit_nodes", "checkpoints")}
 
 def migrate(connection: Connection, dialect: Dialect, path: str, steps: tuple[tuple[str, ...], ...] = STEPS) -> None:
     """Bring the database up to ``len(steps)``, inside the caller's transaction: all of it or nothing."""
-    found = _version(connection, path)
+    found = stored_version(connection, path)
     if found > len(steps):
         raise StoreTooNew(found=found, known=len(steps))
     for number, statements in enumerate(steps[found:], start=found + 1):
@@ -110,7 +110,7 @@ def migrate(connection: Connection, dialect: Dialect, path: str, steps: tuple[tu
         connection.execute(schema_version.update().values(version=len(steps)))
 
 
-def _version(connection: Connection, path: str) -> int:
+def stored_version(connection: Connection, path: str) -> int:
     """The stored schema's number; 0 for an empty database."""
     tables = inspect(connection).get_table_names()
     if not tables:

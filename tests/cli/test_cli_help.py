@@ -20,6 +20,7 @@ NAMED_IN_THE_ISSUE = {
     "audit tail", "audit show", "audit head", "audit export", "audit prove", "audit verify",
     "change list", "change show", "change approve", "change reject", "change revoke", "change report",
     "token create", "token list", "token revoke", "alert list", "alert ack", "host list", "host check",
+    "database show", "database copy",
 }  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from stack.cli.lifecycle import say_of_policies
+from stack.cli.starting import port_of
+
 REPOSITORY = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,10 +29,16 @@ def stackctl(tmp_path: Path) -> Iterator[Run]:
         ports = {"STACK_GATEWAY_PORT": str(one.getsockname()[1]), "STACK_ADMIN_PORT": str(two.getsockname()[1])}
     environment = {**os.environ, "STACK_HOME": str(tmp_path / "s"), **ports}
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "stack.cli", *arguments]
         return subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=200
+            command,
+            cwd=REPOSITORY,
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
         )
 
     yield run
@@ -44,6 +53,13 @@ def test_up_status_down(stackctl: Run, tmp_path: Path) -> None:
     for name in ("gateway", "control_plane"):
         assert (first[name]["started"], again[name]["started"]) == (True, False)
         assert first[name]["pid"] == again[name]["pid"]
+    for variable, name in (("STACK_GATEWAY_PORT", "gateway"), ("STACK_ADMIN_PORT", "control_plane")):
+        moved = json.loads(stackctl("up", "--json", **{variable: "9"}).stdout)["error"]
+        assert (moved["code"], moved["facts"]["port"], moved["facts"]["wanted"]) == (
+            "OtherPort",
+            first[name]["port"],
+            9,
+        )
     status = json.loads(stackctl("status", "--json").stdout)
     assert {"services", "rollouts", "gateway", "control_plane"} <= set(status)
     assert status["control_plane"]["pid"] == first["control_plane"]["pid"]
@@ -56,6 +72,35 @@ def test_up_status_down(stackctl: Run, tmp_path: Path) -> None:
     for name in ("gateway", "control_plane"):
         assert not Path(f"/proc/{first[name]['pid']}").exists() or _zombie(first[name]["pid"])
     assert stackctl("status").returncode == 4
+
+
+@pytest.mark.parametrize("broken", ["missing", "invalid"])
+def test_policies_that_deny_everything_are_said_by_up(
+    broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack = tmp_path / "stack.yaml"
+    stack.write_text((REPOSITORY / "stack.yaml").read_text() + f"\npolicies: {tmp_path}/policies\n")
+    if broken == "invalid":
+        shutil.copytree(REPOSITORY / "policies", tmp_path / "policies")
+        (tmp_path / "policies" / "risk.yaml").write_text("[broken")
+    say_of_policies(stack)
+    said = capsys.readouterr().err
+    assert said.startswith("policies: ") and "denied" in said
+    say_of_policies(REPOSITORY / "stack.yaml")
+    assert "denied" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "port"),
+    [
+        (["python", "-m", "x", "--port", "81"], "82", 81),
+        (["python", "--port"], "82", 82),
+        (["--port", "x"], None, None),
+        ([], "x", None),
+    ],
+)
+def test_the_port_that_a_process_was_started_with(words: list[str], variable: str | None, port: int | None) -> None:
+    assert port_of(words, variable) == port
 
 
 def _zombie(pid: int) -> bool:
