@@ -56,7 +56,7 @@ FAULTS = (
 HEALTHY_S = (0.5, 4.0)  # while the replay still runs, and after it, when there are many good answers already
 PATIENCE_S = 60.0
 BENCH = Caller(name="bench", roles=frozenset({"admin"}))
-SUITE = {
+SUITE: dict[str, Any] = {
     "prompts": ["{{prompt}}"],
     "tests": [
         {

@@ -40,6 +40,7 @@ class Stage:
     home: Path
     gateway_port: int
     admin_port: int
+    patience_s: float = LIMIT_S
 
     @property
     def environment(self) -> dict[str, str]:
@@ -61,7 +62,7 @@ class Stage:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=LIMIT_S,
+            timeout=self.patience_s,
         )
         ran = Ran(seconds=time.perf_counter() - begun, code=done.returncode, out=done.stdout, err=done.stderr)
         if ran.code not in codes:
