@@ -79,6 +79,7 @@ class StreamingClients:
 
     stack: RunningStack
     threads: int = 3
+    patience_s: float = 60
     answers: list[Answer] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _running: list[threading.Thread] = field(default_factory=list)
@@ -92,10 +93,10 @@ class StreamingClients:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._running:
-            thread.join(120)
+            thread.join(60 + self.patience_s)
 
     def _ask_on(self, chance: random.Random) -> None:
-        with httpx.Client(timeout=60, trust_env=False) as http:
+        with httpx.Client(timeout=self.patience_s, trust_env=False) as http:
             while not self._stop.wait(0.02):
                 if chance.random() < 0.5:
                     answer = streamed(http, self.stack, LONG, max_tokens=400, ignore_eos=True)

@@ -83,7 +83,7 @@ def test_a_release_takes_the_others_place_and_no_client_notices_more_than_a_wait
         assert planned["digest"] != plain["digest"], "who approves signs the pause"
         assert planned["body"]["settings"]["accept_pause_s"] == LONG_ENOUGH
 
-        with StreamingClients(made.files) as clients:
+        with StreamingClients(made.files, patience_s=300) as clients:
             until(lambda: len(clients.answers) > 10)
             rollout = str(made.operator.deploy(request, TEST)["rollout"])
             ended = made.files.ended(rollout)
@@ -110,7 +110,7 @@ def test_a_release_takes_the_others_place_and_no_client_notices_more_than_a_wait
 def test_whatever_goes_wrong_the_old_release_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path / "s", monkeypatch) as made:
         replicas = set(made.host.running)
-        with StreamingClients(made.files) as clients:
+        with StreamingClients(made.files, patience_s=300) as clients:
             failing(made, clients, monkeypatch)
             for phase in ("draining", "holding"):
                 mind_changed(made, monkeypatch, phase)
