@@ -140,11 +140,12 @@ class Hosts:
         with may fail; they are named, cleaned as far as they can be, and left out. Returns what was started.
         """
         playbook = "deploy.yml" if state.kind == "deploy" else "rollback.yml"
+        source = self.content.materialise(self.release(state.release).artifact)  # read whole once, not for each host
 
         def start_on(places: tuple[Placement, ...]) -> None:
             for place in places:
                 operation = state.operation(f"start-{place.host}-{place.replica.rpartition('-')[2]}")
-                self.ensure(operation, playbook, state.release, place, context)
+                self.ensure(operation, playbook, state.release, place, context, source)
 
         shares = per_host(state.placements)
         failures = side_by_side(start_on, shares, allowed=self._allowed(state), kind=HostOperationFailed)
@@ -174,14 +175,22 @@ class Hosts:
             variables = self.variables(release, place, source)
             self._run(state.operation(f"place-{place.host}"), "place.yml", place, variables, context, timeout)
 
-    def ensure(self, op_id: OperationId, playbook: str, digest: Digest, place: Placement, context: Context) -> None:
-        """One replica of a release, running on its host."""
+    def ensure(
+        self,
+        op_id: OperationId,
+        playbook: str,
+        digest: Digest,
+        place: Placement,
+        context: Context,
+        source: Path | None = None,
+    ) -> None:
+        """One replica of a release, running on its host. ``source``: the artifact's files, where just verified."""
         release = self.release(digest)
         result = self._run(
             op_id,
             playbook,
             place,
-            self.variables(release, place, str(self.content.materialise(release.artifact))),
+            self.variables(release, place, str(source or self.content.materialise(release.artifact))),
             context,
             int(self.services[ServiceName(release.service)].rollout.timeouts.place_s),
         )

@@ -1,4 +1,4 @@
-"""The bench of many hosts: what it calls growth, and one small simulated fleet from its first release to its figures."""
+"""The bench of many hosts: what it calls growth, and a small simulated fleet from first release to figures."""
 
 from __future__ import annotations
 
