@@ -1,8 +1,13 @@
-"""The order of the whole run: what is quick and fails soonest first, the build from source last."""
+"""The order of the whole run: what is quick and fails soonest first, the build from source last. No test has to be
+quick: Hypothesis has no deadlines here."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 _LATE = ("faults", "hosts", "training", "e2e", "compiler")
 

@@ -17,6 +17,7 @@ from stack.core.names import HostName
 from stack.fleet.values import Host, Operation, OperationResult
 from stack.rollout.hosts import HostOperationFailed, Hosts, replica_id
 from stack.rollout.machine import CLEANING_ATTEMPTS, Done, Failed, ServiceView, step
+from stack.rollout.room import Room
 from stack.rollout.state import Phase, Placement, RolloutState
 from stack.rollout.tables import placed, recast
 from stack.runtimes.warm import NeverReady
@@ -204,6 +205,10 @@ class Asked(Door):
             "service_manager": "systemd",
             "user": 0,
             "clock_s": CLOCK.now().timestamp(),
+            "libc": "glibc 2.36",
+            "environments": True,
+            "open_files": 1 << 20,
+            "after_reboot": "systemd",
         }
         return OperationResult(status="done", observed={"facts": said})
 
@@ -222,7 +227,9 @@ class Asked(Door):
 def test_other_hosts_are_asked_whether_it_fits_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: dict[str, int | None], tolerate: int, left: object
 ) -> None:
-    monkeypatch.setattr("stack.rollout.hosts.preflight_fit", _fits_in_a_gigabyte)
+    monkeypatch.setattr("stack.rollout.room.preflight_fit", _fits_in_a_gigabyte)
+    monkeypatch.setattr("stack.rollout.room.earlier_loads", lambda *_: ())
+    monkeypatch.setattr(Room, "model", lambda *_: None)
     names = tuple(HostName(name) for name in free)
     hosts = Hosts(
         store=SimpleNamespace(),  # type: ignore[arg-type]
@@ -232,7 +239,6 @@ def test_other_hosts_are_asked_whether_it_fits_there(
         inventory={h: Host(name=h, root="/opt/stack", connection="ssh", address="10.0.0.1") for h in names},
         clock=CLOCK,
     )
-    monkeypatch.setattr(Hosts, "_model", lambda *_: None)
     settings: Any = SimpleNamespace(hosts=names, replicas=1, rollout=SimpleNamespace(tolerate_hosts=tolerate))
     if isinstance(left, str):
         with pytest.raises(Refused, match=left):
@@ -241,6 +247,6 @@ def test_other_hosts_are_asked_whether_it_fits_there(
         assert list(hosts._fitting(NEW, settings, Context())) == left  # type: ignore[arg-type]
 
 
-def _fits_in_a_gigabyte(model: object, release: object, *, replicas: int, available: int | None) -> Any:
+def _fits_in_a_gigabyte(model: object, release: object, *, available: int | None, **_: object) -> Any:
     fits = available is not None and available >= 1 << 30
     return SimpleNamespace(fits=fits, reason=f"{available} free", to_json=dict)
