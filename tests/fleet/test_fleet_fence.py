@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest_fleet import lines, tool
+from conftest_fleet import install_tools, lines, tool
 
 FENCE = tool("fence", "fence.py")
 ROUNDS = 40
@@ -169,3 +169,28 @@ def test_a_torn_journal_line_does_not_swallow_the_next(tmp_path: Path) -> None:
     journal.write_bytes(journal.read_bytes() + b'{"op": "o')
     run(step_command(tmp_path, "start", 1, 0.0))
     assert json.loads(journal.read_text().splitlines()[-1])["event"] == "done"
+
+
+INSTALLING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import runtime
+runtime.run([sys.executable, "-c", "import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(99)"], {})
+"""
+
+
+def test_what_a_killed_installer_left_running_still_holds_its_step(tmp_path: Path) -> None:
+    """pip goes on when the installer dies: a second installer beside it would remove the files under its hands."""
+    head = [sys.executable, str(FENCE), "--root", str(tmp_path / "fence"), "step", "op", "1", "runtime.x"]
+    tools = str(install_tools(tmp_path))
+    first = start([*head, "--", sys.executable, "-c", INSTALLING, tools])
+    assert first.stdout is not None
+    pip, installer = map(int, first.stdout.readline().split())
+    try:
+        for pid in (first.pid, installer):
+            os.kill(pid, signal.SIGKILL)
+        assert run([*head, "--wait", "0", "--", "true"]).returncode == 74
+    finally:
+        os.kill(pip, signal.SIGKILL)
+    assert run([*head, "--wait", "30", "--", "true"]).stdout == "DONE runtime.x\n"
+    first.communicate()

@@ -172,10 +172,10 @@ def say(text: str) -> None:
 
 
 def run(command: List[str], extra: Dict[str, str]) -> None:
-    """Run one command, its output into our log."""
+    """Run one command, its output into our log. It inherits the fence's lock: outliving us, it still holds it."""
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1", **extra}
     environment.pop("PYTHONPATH", None)
-    code = subprocess.call(command, env=environment, stdin=subprocess.DEVNULL)
+    code = subprocess.call(command, env=environment, stdin=subprocess.DEVNULL, close_fds=False)
     if code:
         raise NotInstalled(f"{' '.join(command[:5])} ... ended with {code}")
 
