@@ -59,7 +59,7 @@ def eventually(probe: Callable[[], Any], what: str) -> Any:
 def test_replicas_come_back_after_a_reboot(stack: Stack, reach: Callable[[str], Reached]) -> None:
     host = reach("h1")
     stack.done("deploy", "--up", "--stack", str(stack.file))
-    (asked,) = json.loads(stack.done("host", "check", "h1", "--json"))["hosts"]
+    (asked,) = json.loads(stack.ctl("host", "check", "h1", "--json").stdout)["hosts"]
     assert (asked["facts"]["after_reboot"], asked["problems"]) == ("nothing", [])
     assert "the control plane does" in asked["notes"][0]
     observed = host.file(f"{ROOT}/replicas")
