@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -132,6 +133,18 @@ def test_what_stands_already_needs_nothing(tmp_path: Path) -> None:
     (tmp_path / "runtimes").mkdir()
     assert send(tmp_path, plan(unless=["runtimes"])) == [{"state": "needless"}]
     assert not (tmp_path / "wheels").exists()
+
+
+def test_a_write_that_fails_midway_is_said_and_what_was_right_stays(tmp_path: Path) -> None:
+    """As on a disk that fills up meanwhile: here a limit on the size of files."""
+    stream = message(plan()) + b"".join(message(*one) for one in chunks())
+    words = shlex.join([sys.executable, str(tool("fence", "receive.py")), str(tmp_path)])
+    limited = ["bash", "-c", f"ulimit -f {(STEP + STEP // 2) // 1024}; exec {words}"]
+    done = subprocess.run(limited, input=stream, capture_output=True, check=False, timeout=120)
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["state"], done.returncode) == ("failed", 1)
+    assert "File too large" in last["error"]
+    assert send(tmp_path, plan())[0]["have"] == [STEP]
 
 
 def test_no_room_is_said_before_the_first_byte(tmp_path: Path) -> None:
