@@ -81,6 +81,12 @@ def _check_engine(service: yaml.Node, path: str, ledger: Ledger) -> None:
     if engine != "llamacpp" and engine in OPENS and distribution is None:
         node = _get(service, "runtime") or service
         ledger.note(node, f"{path}.runtime.distribution", f"missing: say which package brings {engine}")
+    spread = _get(_get(service, "launch"), "tensor_parallel")
+    if spread is not None and (_whole(spread) or 1) > 1 and (engine, distribution) != ("vllm", "vllm"):
+        named = f"{engine}/{distribution}" if distribution else engine
+        ledger.note(
+            spread, f"{path}.launch.tensor_parallel", f"only for vllm/vllm, not {named}: it has no accelerators"
+        )
 
 
 def _check_rollout(service: yaml.Node, path: str, ledger: Ledger) -> None:

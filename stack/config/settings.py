@@ -147,6 +147,8 @@ class LaunchSettings:
     """Requests computed side by side, per replica."""
     threads: int = setting(Whole(1, 1024), Launch.threads)
     """CPU threads per replica."""
+    tensor_parallel: int = setting(Whole(1, 64), Launch.tensor_parallel)
+    """Accelerators of one host that a replica is spread over. Only for vllm/vllm."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,11 +76,23 @@ class RuntimeVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Launch parameters: context in tokens per slot, parallel slots, threads per replica."""
+    """Launch parameters: context in tokens per slot, parallel slots, threads per replica, accelerators per replica.
+
+    A parameter that was added later is left out of the JSON while it has its default, so that releases from before keep
+    their digests.
+    """
 
     context: int = 1024
     parallel: int = 4
     threads: int = 1
+    tensor_parallel: int = 1
+
+    def to_json(self) -> dict[str, int]:
+        """``Launch(**launch.to_json()) == launch``."""
+        body = asdict(self)
+        if self.tensor_parallel == 1:
+            del body["tensor_parallel"]
+        return body
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +108,7 @@ class Release:
 
     def to_json(self) -> dict[str, Any]:
         """``Release.from_json(r.to_json()) == r``."""
-        return asdict(self)
+        return {**asdict(self), "launch": self.launch.to_json()}
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Release:

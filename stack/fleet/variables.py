@@ -85,13 +85,14 @@ _PEERS: dict[str, Check] = {
     )
 }
 _SERVER: dict[str, Check] = {"runtime_version": _form(_ENVIRONMENT)}
+_SPREAD: dict[str, Check] = {"tensor_parallel": _whole(1, 64)}
 _GRACE: dict[str, Check] = {"grace_s": _whole(0, 3600)}
 _DRAIN: dict[str, Check] = {**_OPERATION, "replica_id": _typed(ReplicaId)}
 
 # playbook -> (needed, optional)
 PLAYBOOKS: Mapping[str, tuple[Mapping[str, Check], Mapping[str, Check]]] = {
-    "deploy.yml": (_LAUNCH, {**_GRACE, **_SERVER, **_PEERS}),
-    "rollback.yml": (_LAUNCH, {**_GRACE, **_SERVER, **_PEERS}),
+    "deploy.yml": (_LAUNCH, {**_SPREAD, **_GRACE, **_SERVER, **_PEERS}),
+    "rollback.yml": (_LAUNCH, {**_SPREAD, **_GRACE, **_SERVER, **_PEERS}),
     "place.yml": (_LAUNCH, {**_GRACE, **_SERVER, **_PEERS}),
     "drain.yml": (_DRAIN, _GRACE),
     "observe.yml": ({}, {**_OPERATION, "measure": lambda value: value is True}),

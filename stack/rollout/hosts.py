@@ -404,6 +404,7 @@ def release_variables(release: Release) -> dict[str, Any]:
         "context": release.launch.context,
         "parallel": release.launch.parallel,
         "threads": release.launch.threads,
+        **({"tensor_parallel": release.launch.tensor_parallel} if release.launch.tensor_parallel > 1 else {}),
         **({"runtime_version": release.runtime.version} if provided else {}),
     }
 

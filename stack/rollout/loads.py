@@ -6,7 +6,6 @@ Who asks the host and when is for ``hosts``. What was not measured is not kept, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from stack.core.clock import Clock
@@ -87,7 +86,7 @@ def keep(
                 runtime=load.runtime,
                 lock=release.runtime.lock,
                 artifact=release.artifact,
-                launch=asdict(release.launch),
+                launch=release.launch.to_json(),
                 memory="accelerator" if report.memory == "accelerator" else "main",
                 weights_bytes=load.weights_bytes,
                 kv_bytes=load.kv_bytes,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from stack.core.errors import InvalidInput
 from stack.core.release import ArtifactFormat, Engine, Release
+from stack.runtimes.devices import ON_ACCELERATORS
 
 
 class UnknownDistribution(InvalidInput):
@@ -62,6 +63,7 @@ class LaunchDescription:
     context: int
     parallel: int
     threads: int
+    tensor_parallel: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """JSON scalars only."""
@@ -75,8 +77,10 @@ def describe(
     runtime, launch = release.runtime, release.launch
     if release.artifact_format != opens:
         raise CantLaunch(f"{runtime.engine} reads {opens}, not {release.artifact_format}")
-    if min(launch.context, launch.parallel, launch.threads) < 1 or not 0 < port < 65536:
+    if min(launch.context, launch.parallel, launch.threads, launch.tensor_parallel) < 1 or not 0 < port < 65536:
         raise CantLaunch(f"{launch} on port {port}")
+    if launch.tensor_parallel != 1 and f"{runtime.engine}/{runtime.distribution}" not in ON_ACCELERATORS:
+        raise CantLaunch(f"{runtime.engine}/{runtime.distribution} can't be spread over accelerators")
     return LaunchDescription(
         engine=runtime.engine,
         distribution=runtime.distribution,
@@ -91,6 +95,7 @@ def describe(
         context=launch.context,
         parallel=launch.parallel,
         threads=launch.threads,
+        tensor_parallel=launch.tensor_parallel,
     )
 
 

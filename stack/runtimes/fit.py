@@ -59,7 +59,6 @@ def preflight_fit(
     replicas: int,
     available: int | None = None,
     devices: Sequence[DeviceMemory] | None = None,
-    tensor_parallel: int = 1,
     loads: Iterable[Load] = (),
 ) -> FitReport:
     """`fit` with this machine's free memory (or with `available`, for another host); `loads` were measured earlier.
@@ -72,7 +71,7 @@ def preflight_fit(
     block = BLOCKS.get(release.runtime.engine, 1)
     share = Share()
     if runtime in ON_ACCELERATORS:
-        share = share_of(devices, tensor_parallel, model.metadata)
+        share = share_of(devices, release.launch.tensor_parallel, model.metadata)
         free = share.free_bytes
     else:
         free = available_memory() if available is None else available

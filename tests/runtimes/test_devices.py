@@ -35,7 +35,7 @@ def model(size: int = 16 * GIB, header: dict[str, Any] = HEADER) -> ModelVersion
 
 
 def asked(free: list[int | None] | None, tensor_parallel: int = 1, *, replicas: int = 1, **changed: Any) -> FitReport:
-    release = replace(release_of("vllm"), launch=LAUNCH)
+    release = replace(release_of("vllm"), launch=replace(LAUNCH, tensor_parallel=tensor_parallel))
     devices = None if free is None else [Device(size) for size in free]
     return preflight_fit(
         model(**changed),
@@ -43,7 +43,6 @@ def asked(free: list[int | None] | None, tensor_parallel: int = 1, *, replicas: 
         replicas=replicas,
         available=1 << 60,
         devices=devices,
-        tensor_parallel=tensor_parallel,
     )
 
 

