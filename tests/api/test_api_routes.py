@@ -14,7 +14,7 @@ from stack.app.access import NoToken, check_shared
 
 ME = {"claimed": "me"}
 BY = "operator (me)"
-PLACE = {"environment": "production", "change": "CHG-1"}
+PLACE = {"environment": "production", "change": "CHG-1", "accept_pause_s": 12.5}
 FULL = {"service": "tiny", "model": "/m.yaml", "runtime": "llamacpp/xllamacpp", "dry_run": True, **PLACE}
 EMPTY = dict.fromkeys(FULL) | {"dry_run": False}
 TOKEN_BODY = {"name": "vera", "roles": ["viewer"], "days": 3, "change": None}
