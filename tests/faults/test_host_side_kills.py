@@ -239,7 +239,7 @@ def _settled(
             told = {"reconciled": "reconciled by what was seen", "already": "had been done", "done": "done again"}
             if (
                 doing == "install"
-            ):  # the installer went on, and the environment was seen to be there: no step was needed
+            ):  # the installer went on; the environment was seen, no step was needed
                 told["begin"] = told["reconciled"]
             return told[target.last_event(operation, step)]
     fresh = target.run(f"fresh-{number}", playbook, number * 10 + 8, wanted)
