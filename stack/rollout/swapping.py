@@ -89,8 +89,9 @@ class Swapping:
         room = self.hosts.room
         report = room.fit_on(name, room.model(release), release, settings.replicas)
         ends = self._serving(settings.name, name)
-        pace = pace_of(self._histories(settings.name, release), len(ends))
-        old = sum(room.takes(row) for row in ends) if len(settings.hosts) == 1 else None
+        asked = not report.fits and bool(ends)
+        pace = pace_of(self._histories(settings.name, release), len(ends)) if asked else Pace()
+        old = sum(room.takes(row) for row in ends) if asked and len(settings.hosts) == 1 else None
         plan = plan_swap(report, old_bytes=old, pace=pace, longest_pause_s=longest_s)
         if plan.way == "refused" and ends:
             plan = replace(plan, reason=plan.reason + _advice(plan, pace, longest_s, len(settings.hosts)))
