@@ -83,7 +83,7 @@ class AnsibleDoor:
             reason = _reason(ran, op.timeout_s)
             seen = {} if op.playbook in ("observe.yml", "facts.yml") else self._look(op.host, own)
             result = outcome.asked_again(op.playbook, ran.account, reason, seen)
-        return replace(result, seconds=round(self.clock.monotonic() - began, 3))
+        return replace(outcome.advised(result, op.host), seconds=round(self.clock.monotonic() - began, 3))
 
     def _look(self, host: Host, own: Mapping[str, Any]) -> Mapping[str, Any]:
         ran = self._play(host, "observe.yml", own, self.observe_timeout_s, check=False, on_event=None)

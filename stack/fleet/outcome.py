@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from stack.fleet.events import Account
 from stack.fleet.said import NotAnObservation, observation, plain_lines, step_state
-from stack.fleet.values import OperationResult, Status
+from stack.fleet.values import Host, OperationResult, Status
 
+_NO_PROOF = "Host key verification failed"
 _LAST_STEP = {"deploy.yml": "start", "place.yml": "place", "rollback.yml": "start", "drain.yml": "stop"}
 
 
@@ -46,3 +48,16 @@ def asked_again(playbook: str, account: Account, reason: str, observed: Mapping[
     return OperationResult(
         status=status, observed=dict(observed), failed_task=account.failed_task, message=account.message or reason
     )
+
+
+def advised(result: OperationResult, host: Host) -> OperationResult:
+    """With what to do, where SSH did not log in because the host's key is another one or is not known."""
+    if result.status != "unreachable" or _NO_PROOF not in result.message:
+        return result
+    ports = "" if host.port == 22 else f"-p {host.port} "
+    advice = (
+        f"Compare the fingerprint of what `ssh-keyscan {ports}{host.known_as or host.address}` prints with the one that"
+        " the host's own console shows (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub). If it is the same, put that"
+        " line into STACK_HOME/known_hosts, in place of an older one: see docs/fleet.md"
+    )
+    return replace(result, message=f"{result.message} {advice}")
