@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from leaks import Sampler, Searcher, canary
@@ -42,6 +44,12 @@ def test_seeded_secrets_show_up_neither_here_nor_on_an_ssh_host(
     monkeypatch.setenv("ANSIBLE_VERBOSITY", "3")
     secrets = {**{name: value.encode() for name, value in values.items()}, "the SSH key": key.splitlines()[2]}
     look = Searcher(secrets)
+
+    def searched_and_removed(folder: Path, ignore_errors: bool) -> None:
+        look.look_at_files("files here", folder)
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr("stack.fleet.private.shutil", SimpleNamespace(rmtree=searched_and_removed))
     host = reach("h2").at("/opt/leaks")
     host = replace(host, door=replace(host.door, runner_dir=tmp_path / "home" / "runner"))
     told: list[HostEvent] = []
@@ -62,8 +70,8 @@ def test_seeded_secrets_show_up_neither_here_nor_on_an_ssh_host(
         look.look("results", str(number), repr(result).encode())
     for event in told:
         look.look("events", event.task, repr(event).encode())
-    for folder, kind in ((upper, "files on the host"), (tmp_path / "home", "files here")):
-        look.look_at_files(kind, folder, leave_out=("root/.ssh", "home/deploy/.ssh"))
+    look.look_at_files("files on the host", upper, leave_out=("root/.ssh", "home/deploy/.ssh"))
+    look.look_at_files("files here", tmp_path / "home")
     for left in Path("/dev/shm").glob(f"stack-run-{os.getuid()}-{os.getpid()}-*"):
         look.look_at_files("left in /dev/shm", left)
     look.look("console", "console.log", (host.group.machine(host.made).folder / "console.log").read_bytes())
@@ -74,6 +82,7 @@ def test_seeded_secrets_show_up_neither_here_nor_on_an_ssh_host(
     look.look_at_files("files on the host", upper)
     host.file(PLANTED).unlink()
     assert {leak.name for leak in look.leaks} == {"VAULT_TOKEN"}, "the planted one is found"
+    assert look.places["files here"] > len((failed, deployed, drained)), "each run's private files were looked through"
     places = {kind: number + at_work.places.get(kind, 0) for kind, number in sorted(look.places.items())}
     counted(
         f"{len(secrets)} seeded secrets in {len(look.needles)} forms over SSH with -vvv: 0 found in "
