@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from stack.config.forms import database_url
 from stack.config.home import Home
-from stack.config.settings import OPTIONAL_SECRETS, StackSettings, database_url
+from stack.config.settings import OPTIONAL_SECRETS, StackSettings
 from stack.core.clock import Clock
 from stack.core.errors import InvalidInput
 from stack.secrets.source import SecretSource

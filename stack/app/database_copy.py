@@ -22,8 +22,8 @@ from stack.audit.append import append, catch_up, stored_node
 from stack.audit.chain import row_bytes, verify
 from stack.audit.merkle import Frontier, leaf_hash, root
 from stack.audit.record import AuditRecord
+from stack.config.forms import database_url
 from stack.config.home import Home
-from stack.config.settings import database_url
 from stack.config.stack_yaml import load_stack
 from stack.core.clock import Clock, SystemClock
 from stack.core.errors import Conflict, InvalidInput, Refused, StackError

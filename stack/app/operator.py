@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stack.app.access import AccessDesk
+from stack.app.beginning import begin
 from stack.app.changes import ChangeDesk
 from stack.app.machines import MachineDesk
 from stack.app.models import ModelDesk
@@ -42,7 +43,7 @@ from stack.rollout.status import differences, rollout_json
 from stack.rollout.tenure import TTL_S, Leadership
 from stack.rollout.worker import REQUEST, Worker
 from stack.store.errors import RolloutOpen
-from stack.store.rows import RolloutRow, ServiceRow
+from stack.store.rows import RolloutRow
 from stack.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -323,69 +324,10 @@ class StackOperator:
         return self.permission.passed(self._ask(plan, action, request, requester_of(caller)), plan.to_json(), caller)
 
     def _begin(self, plan: Plan, request: Json, caller: Caller, approval: str) -> Json:
-        now = self.clock.now()
-        actor = caller.shown
-        state = RolloutState(
-            id=RolloutId.new(),
-            service=self.settings.services[plan.service].name,
-            kind=plan.kind,
-            plan=plan.digest,
-            release=plan.release.digest,
-            stable=plan.stable,
-            lkg=plan.lkg,
-            ladder=plan.ladder,
-            reason=f"asked for by {actor}" if plan.kind == "rollback" else "",
-            entered_at=stamp(now),
-            environment=plan.environment,
-            change=str(request.get("change") or ""),
-            requester=requester_of(caller),
-            approval=approval,
-            gates=plan.gates,
-        )
-        row = RolloutRow(
-            id=state.id,
-            service=state.service,
-            kind=state.kind,
-            phase=str(state.phase),
-            state=state.to_json(),
-            version=1,
-            lease_epoch=0,
-            created_at=now,
-            updated_at=now,
-            closed=False,
-        )
-        with self.store.transaction() as tx:
-            known = next((s for s in tx.services() if s.name == state.service), None)
-            if (known.stable if known else None) != plan.stable:
-                raise Conflict("the service changed while it was planned", advice="Run the same command again.")
-            if known is None:
-                fresh = ServiceRow(
-                    name=state.service, stable=None, candidate=None, lkg=None, weights={}, updated_at=now
-                )
-                tx.put_service(fresh)
-            tx.put_service(replace(tx.service(state.service), environment=plan.environment))
-            tx.put_release(plan.release)
-            tx.put_plan(plan.digest, plan.to_json())
-            tx.insert_rollout(row)
-            body = {
-                "rollout": str(state.id),
-                "plan": str(plan.digest),
-                "release": str(plan.release.digest),
-                "environment": plan.environment,
-                "approval": approval,
-                "steps": list(plan.steps()),
-            }
-            record = AuditRecord(
-                actor=actor,
-                action=f"rollout.{plan.kind}",
-                target=plan.service,
-                change=state.change or str(state.id),
-                result="accepted",
-                body=body,
-            )
-            append(tx, record, self.clock)
-            tx.add_event(state.id, "phase", f"planned: {plan.release.model} on {plan.release.runtime.ref}", {})
-        return {"rollout": str(state.id), "plan": _plan_json(plan)}
+        service = self.settings.services[plan.service].name
+        change = str(request.get("change") or "")
+        rollout = begin(self.store, self.clock, plan, service, caller=caller, change=change, approval=approval)
+        return {"rollout": str(rollout), "plan": _plan_json(plan)}
 
     def _request(self, rollout: RolloutId, what: str, caller: Caller, reason: str) -> None:
         action = Action.ABORT if what == "abort" else Action.RESUME

@@ -3,14 +3,12 @@
 # ruff: noqa: RUF009 - ``setting`` is ``dataclasses.field``; sections are frozen
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
-from urllib.parse import urlsplit
 
+from stack.config import forms
 from stack.config.fields import ListOf, Number, OneOf, Section, Text, Whole, setting
 from stack.core.digest import Digest
 from stack.core.names import HostName, ServiceName
@@ -33,70 +31,6 @@ OLLAMA = "127.0.0.1:11434"
 """Where Ollama listens unless it is told otherwise."""
 
 
-def _ip(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError as error:
-        raise ValueError(f"{text[:60]!r} is no IP address") from error
-
-
-def _word(text: str) -> str:
-    return str(ServiceName(text))
-
-
-def _version(text: str) -> str:
-    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}", text):
-        raise ValueError(f"{text[:60]!r} is no version")
-    return text
-
-
-def _address(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,254}", text):
-        raise ValueError(f"{text[:60]!r} is no host name or IP address")
-    return text
-
-
-def _server(text: str) -> str:
-    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9.-]{0,254}|\[[0-9A-Fa-f:]{2,45}\]):[0-9]{1,5}", text):
-        raise ValueError(f"{text[:60]!r} is no host:port")
-    return text
-
-
-def _user(text: str) -> str:
-    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", text):
-        raise ValueError(f"{text[:60]!r} is no user name")
-    return text
-
-
-def _absolute(text: str) -> PurePosixPath:
-    path = PurePosixPath(text)
-    if not re.fullmatch(r"/[A-Za-z0-9._/+@ -]*", text) or ".." in path.parts:
-        raise ValueError("expected an absolute path of plain characters, without '..'")
-    return path
-
-
-def _variable(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", text):
-        raise ValueError(f"{text[:60]!r} is no name of an environment variable")
-    return text
-
-
-def database_url(text: str) -> str:
-    """A URL of a database, as it may stand in the stack file or in the environment: without a password."""
-    if not re.fullmatch(r"(postgresql|sqlite)(\+psycopg)?://[!-~]{1,500}", text):
-        raise ValueError("expected postgresql://user@host/database, or sqlite:///path")
-    credentials = urlsplit(text).netloc.rpartition("@")[0]
-    if ":" in credentials or re.search(r"[?&]password=", text):
-        raise ValueError("a password has no place in it: list the secret database.password, or use ~/.pgpass")
-    return text
-
-
-def _mount(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._/-]{0,199}", text) or ".." in text:
-        raise ValueError(f"{text[:60]!r} is no path of Vault")
-    return text
-
-
 @dataclass(frozen=True, kw_only=True)
 class HostSettings:
     """A machine that runs replicas."""
@@ -105,9 +39,9 @@ class HostSettings:
     """What services and reports call it."""
     connection: Literal["local", "ssh"] = setting(OneOf(("local", "ssh")), "local")
     """How Ansible reaches it."""
-    address: str = setting(Text(_address), "127.0.0.1")
+    address: str = setting(Text(forms.address), "127.0.0.1")
     """Where SSH and the gateway reach it: host name or IP. Required for ssh."""
-    user: str = setting(Text(_user), "")
+    user: str = setting(Text(forms.user_name), "")
     """The SSH user; empty: whoever runs the control plane."""
     port: int = setting(Whole(1, 65535), 22)
     """The SSH port."""
@@ -115,13 +49,13 @@ class HostSettings:
     """What it computes with."""
     memory_mb: int = setting(Whole(0, 16_777_216), 0)
     """MiB that replicas may take there together, measured or reckoned; 0: all that is free."""
-    root: PurePosixPath | None = setting(Text(_absolute), None)
+    root: PurePosixPath | None = setting(Text(forms.absolute), None)
     """Where on an SSH host everything is put; none: /opt/stack. Local hosts have STACK_HOME/hosts/<name>."""
-    python: PurePosixPath | None = setting(Text(_absolute), None)
+    python: PurePosixPath | None = setting(Text(forms.absolute), None)
     """The Python 3.11+ that runs there; none: an SSH host's python3, and here the one that runs this program."""
     share: Literal["nothing", "artifacts"] = setting(OneOf(("nothing", "artifacts")), "nothing")
     """What other hosts may take from it, over TLS, where that is faster than from here: artifacts that it runs."""
-    ollama: str = setting(Text(_server), OLLAMA)
+    ollama: str = setting(Text(forms.server), OLLAMA)
     """Where Ollama listens, as the host itself reaches it. Only for releases that run on Ollama."""
 
 
@@ -131,9 +65,9 @@ class RuntimeSettings:
 
     engine: Engine = setting(OneOf(ENGINES), "llamacpp")
     """One of the drivers."""
-    distribution: str = setting(Text(_word), "xllamacpp")
+    distribution: str = setting(Text(forms.word), "xllamacpp")
     """The package that brings the engine."""
-    version: str = setting(Text(_version), "")
+    version: str = setting(Text(forms.version), "")
     """A locked version; empty: the default lock's. Ollama is not locked: the version that its servers say."""
 
 
@@ -253,7 +187,7 @@ class ServiceSettings:
 class GatewaySettings:
     """The data plane. Its port is not here: STACK_GATEWAY_PORT, so that several checkouts can run side by side."""
 
-    host: str = setting(Text(_ip), "127.0.0.1")
+    host: str = setting(Text(forms.ip_address), "127.0.0.1")
     """The IP address it listens on."""
     first_byte_timeout_s: float = setting(Number(0.1, 3600), 30.0)
     """Seconds until a replica's first byte; then the next replica is asked."""
@@ -261,28 +195,17 @@ class GatewaySettings:
     """Largest request, MiB."""
 
 
-def _url(text: str) -> str:
-    """https, or http on this machine; nothing secret in it."""
-    parts = urlsplit(text)
-    loopback = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
-    if not text.isascii() or " " in text or not parts.hostname or not (parts.scheme == "https" or loopback):
-        raise ValueError("expected an https:// URL, or http:// of this machine (127.0.0.1, ::1, localhost)")
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        raise ValueError("expected a URL without a user name, a password and a fragment")
-    return text
-
-
 @dataclass(frozen=True, kw_only=True)
 class SinkSettings:
     """A place off this machine's database that keeps checkpoints. Exactly one of file, command and http."""
 
-    name: str = setting(Text(_word))
+    name: str = setting(Text(forms.word))
     """What `stackctl audit head` calls it."""
-    file: PurePosixPath | None = setting(Text(_absolute), None)
+    file: PurePosixPath | None = setting(Text(forms.absolute), None)
     """A file to which checkpoints are appended; on another mount, or it proves little."""
     command: tuple[str, ...] = setting(ListOf(Text(), 32), ())
     """A program and its arguments; gets the checkpoint on its standard input. Nothing secret in it."""
-    http: str = setting(Text(_url), "")
+    http: str = setting(Text(forms.web_url), "")
     """A URL to which checkpoints are posted."""
     timeout_s: float = setting(Number(0.1, 300), 10.0)
     """Seconds until a command or a POST has failed, and is tried again later."""
@@ -318,9 +241,9 @@ class SecretSettings:
     """The kind of place."""
     path: str = setting(Text(), "")
     """From a file: the file, mode 0600, relative to the stack file. From Vault: the path of the KV version 2 secret."""
-    variable: str = setting(Text(_variable), "")
+    variable: str = setting(Text(forms.variable), "")
     """From the environment: the variable. It is taken out of the environment of everything that is started."""
-    mount: str = setting(Text(_mount), "secret")
+    mount: str = setting(Text(forms.mount), "secret")
     """From Vault: where its KV version 2 engine is mounted."""
     key: str = setting(Text(), "")
     """From Vault: the field of the secret."""
@@ -334,7 +257,7 @@ class VaultSettings:
 
     address: str = setting(Text())
     """https://host:port; plain http only on this machine."""
-    namespace: str = setting(Text(_mount), "")
+    namespace: str = setting(Text(forms.mount), "")
     """Of Vault Enterprise; empty: none."""
     ca_file: Path | None = setting(Text(Path), None)
     """The certificates that prove who it is; none: those of the operating system's Python."""
@@ -346,7 +269,7 @@ class VaultSettings:
     """For approle."""
     secret_id_file: Path | None = setting(Text(Path), None)
     """For approle."""
-    approle_mount: str = setting(Text(_mount), "approle")
+    approle_mount: str = setting(Text(forms.mount), "approle")
     """Where the AppRole method is mounted."""
     timeout_s: float = setting(Number(0.1, 120), 5.0)
     """Seconds until an answer."""
@@ -358,7 +281,7 @@ class Document:
 
     schema: str = setting(OneOf(("1",)), "1")
     """The layout of this file."""
-    environment: str = setting(Text(_word), "dev")
+    environment: str = setting(Text(forms.word), "dev")
     """What policies distinguish: dev, staging, production."""
     policies: Path = setting(Text(Path), Path("policies"))
     """The directory that says who must agree to what; relative to this file."""
@@ -378,7 +301,7 @@ class Document:
     """The server of those that come from Vault."""
     audit: AuditSettings = setting(Section(AuditSettings), AuditSettings())
     """The audit log."""
-    database: str = setting(Text(database_url), "")
+    database: str = setting(Text(forms.database_url), "")
     """Where state is kept: postgresql://user@host/database?sslmode=verify-full, or nothing: STACK_HOME/state.db. The
     variable STACK_DATABASE goes before it."""
 
