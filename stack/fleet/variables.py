@@ -93,7 +93,7 @@ _DRAIN: dict[str, Check] = {**_OPERATION, "replica_id": _typed(ReplicaId)}
 PLAYBOOKS: Mapping[str, tuple[Mapping[str, Check], Mapping[str, Check]]] = {
     "deploy.yml": (_LAUNCH, {**_SPREAD, **_GRACE, **_SERVER, **_PEERS}),
     "rollback.yml": (_LAUNCH, {**_SPREAD, **_GRACE, **_SERVER, **_PEERS}),
-    "place.yml": (_LAUNCH, {**_GRACE, **_SERVER, **_PEERS}),
+    "place.yml": (_LAUNCH, {**_SPREAD, **_GRACE, **_SERVER, **_PEERS}),
     "drain.yml": (_DRAIN, _GRACE),
     "observe.yml": ({}, {**_OPERATION, "measure": lambda value: value is True}),
     "facts.yml": ({}, _OPERATION),

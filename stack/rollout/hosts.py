@@ -24,6 +24,7 @@ from stack.rollout.pace import Stopwatch
 from stack.rollout.peers import peers_for
 from stack.rollout.room import Room
 from stack.rollout.state import Placement, RolloutState
+from stack.rollout.told import release_variables
 from stack.rollout.worker import Context, stopped
 from stack.runtimes.driver import driver_for
 from stack.runtimes.fit import port_is_free
@@ -273,7 +274,7 @@ class Hosts:
         return warm
 
     def _measure(self, state: RolloutState, release: Release, context: Context) -> None:
-        """What each replica takes now that it is warm. A host that does not say it stops nothing."""
+        """What replicas take now that they are warm, on the first few hosts. One that does not say it stops nothing."""
         report = predicted(self.room.model(release), release, earlier_loads(self.store, release))
 
         def measure_on(places: tuple[Placement, ...]) -> None:
@@ -287,7 +288,7 @@ class Hosts:
                 size = measured_bytes(result.replica(place.replica), report)
                 keep(self.store, self.clock, place, release, report, size, context)
 
-        side_by_side(measure_on, per_host(state.placements))
+        side_by_side(measure_on, per_host(state.placements)[:FORKS])
 
     def _warm(self, state: RolloutState, place: Placement, release: Release, context: Context) -> None:
         driver = driver_for(release.runtime.engine)
@@ -388,33 +389,3 @@ def replica_id(service: str, tail: str, host: str, number: int) -> ReplicaId:
     if len(name) > ReplicaId.longest:
         name = f"{service[:20]}-{tail}-{Digest.of(f'{service} {host}'.encode()).short}-{number}"
     return ReplicaId(name)
-
-
-def release_variables(release: Release) -> dict[str, Any]:
-    """What the playbooks are told of a release, the same for every replica."""
-    provided = driver_for(release.runtime.engine).traits(release.runtime.distribution).provided
-    return {
-        "release_digest": str(release.digest),
-        "runtime_environment": release.runtime.environment,
-        "runtime_engine": release.runtime.engine,
-        "runtime_distribution": release.runtime.distribution,
-        "lock_digest": str(release.runtime.lock),
-        "artifact_digest": str(release.artifact),
-        "served_model": release.served_model,
-        "context": release.launch.context,
-        "parallel": release.launch.parallel,
-        "threads": release.launch.threads,
-        **({"tensor_parallel": release.launch.tensor_parallel} if release.launch.tensor_parallel > 1 else {}),
-        **({"runtime_version": release.runtime.version} if provided else {}),
-    }
-
-
-def playbooks_digest(root: Path) -> Digest:
-    """One digest over every playbook, role and lock file that will run (path and content)."""
-    files = sorted(p for p in root.rglob("*") if p.is_file() and _runs(p.relative_to(root)))
-    return Digest.of_value([[p.relative_to(root).as_posix(), Digest.of(p.read_bytes())] for p in files])
-
-
-def _runs(path: Path) -> bool:
-    """Whether it can have a part in what runs: not what tools leave behind (caches, dot-folders)."""
-    return "__pycache__" not in path.parts and not any(part.startswith(".") for part in path.parts)

@@ -22,9 +22,9 @@ from stack.fleet.values import Host
 from stack.registry.catalogue import show
 from stack.registry.manifest import Manifest, load_manifest
 from stack.registry.store import ContentStore
-from stack.rollout.hosts import playbooks_digest, release_variables
 from stack.rollout.plan import NoLastKnownGood, NoSuchService, NothingServed, Plan, Suites, departures, ladder_from
 from stack.rollout.state import Kind, Phase, RolloutState
+from stack.rollout.told import playbooks_digest, release_variables
 from stack.runtimes.locks import locked_runtime
 from stack.store.rows import ServiceRow
 from stack.store.store import Store

@@ -10,7 +10,7 @@ from releases import release_of
 
 from stack.core.release import Launch, Release
 from stack.fleet.variables import checked
-from stack.rollout.hosts import release_variables
+from stack.rollout.told import release_variables
 from stack.runtimes.driver import driver_for
 from stack.runtimes.engine import CantLaunch
 
