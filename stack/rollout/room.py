@@ -21,6 +21,12 @@ from stack.store.rows import ReplicaRow
 from stack.store.store import Store
 
 
+class HostUnfit(Refused):
+    """{detail}"""
+
+    hint = "stackctl host check HOST shows what it has and what it lacks."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """``memory``: bytes that the replicas of a host may take together; of a host that is not named, all it has."""
@@ -49,7 +55,7 @@ class Room:
         if host.connection != "local" or memory_of(release) == "accelerator":
             facts = ask_facts(self.door, host, self.clock)
             if wrong := problems(facts, host.group):
-                raise Refused("; ".join(wrong))
+                raise HostUnfit("; ".join(wrong))
             room, devices = room_for(facts, host, release), facts.accelerators
         loads = earlier_loads(self.store, release)
         report = preflight_fit(model, release, replicas=replicas, available=room, devices=devices, loads=loads)

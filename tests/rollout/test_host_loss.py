@@ -188,6 +188,7 @@ class Asked(Door):
     def __init__(self, free: dict[str, int | None]) -> None:
         super().__init__(frozenset())
         self.free = free
+        self.disk = 1 << 40
 
     def run(self, op: Operation, **_: object) -> OperationResult:
         assert op.playbook == "facts.yml"
@@ -196,7 +197,7 @@ class Asked(Door):
             return OperationResult(status="unreachable", message="no route")
         said = {
             "memory": {"total": free, "available": free},
-            "disk": {"free": 1 << 40, "writable": True},
+            "disk": {"free": self.disk, "writable": True},
             "accelerators": [],
             "cpus": 2,
             "architecture": "x86_64",
@@ -225,26 +226,42 @@ class Asked(Door):
     ],
 )
 def test_other_hosts_are_asked_whether_it_fits_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: dict[str, int | None], tolerate: int, left: object
+    monkeypatch: pytest.MonkeyPatch, free: dict[str, int | None], tolerate: int, left: object
 ) -> None:
-    monkeypatch.setattr("stack.rollout.room.preflight_fit", _fits_in_a_gigabyte)
-    monkeypatch.setattr("stack.rollout.room.earlier_loads", lambda *_: ())
-    monkeypatch.setattr(Room, "model", lambda *_: None)
-    names = tuple(HostName(name) for name in free)
-    hosts = Hosts(
-        store=SimpleNamespace(),  # type: ignore[arg-type]
-        door=Asked(free),  # type: ignore[arg-type]
-        content=SimpleNamespace(),  # type: ignore[arg-type]
-        services={},
-        inventory={h: Host(name=h, root="/opt/stack", connection="ssh", address="10.0.0.1") for h in names},
-        clock=CLOCK,
-    )
-    settings: Any = SimpleNamespace(hosts=names, replicas=1, rollout=SimpleNamespace(tolerate_hosts=tolerate))
+    hosts, settings = asking(monkeypatch, Asked(free), tolerate)
     if isinstance(left, str):
         with pytest.raises(Refused, match=left):
             hosts._fitting(NEW, settings, Context())  # type: ignore[arg-type]
     else:
         assert list(hosts._fitting(NEW, settings, Context())) == left  # type: ignore[arg-type]
+
+
+def test_a_full_disk_is_named_in_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Asked({"h0": 8 << 30, "h1": 8 << 30})
+    door.disk = 20 << 20
+    hosts, settings = asking(monkeypatch, door, 1)
+    with pytest.raises(Refused) as refused:
+        hosts._fitting(NEW, settings, Context())  # type: ignore[arg-type]
+    why = "only 20 MiB of disk are free"
+    assert refused.value.message == f"Refused: h0: {why}; h1: {why}"
+
+
+def asking(monkeypatch: pytest.MonkeyPatch, door: Asked, tolerate: int) -> tuple[Hosts, Any]:
+    """Hosts that are asked, and the settings of a service on all of them."""
+    monkeypatch.setattr("stack.rollout.room.preflight_fit", _fits_in_a_gigabyte)
+    monkeypatch.setattr("stack.rollout.room.earlier_loads", lambda *_: ())
+    monkeypatch.setattr(Room, "model", lambda *_: None)
+    names = tuple(HostName(name) for name in door.free)
+    hosts = Hosts(
+        store=SimpleNamespace(),  # type: ignore[arg-type]
+        door=door,  # type: ignore[arg-type]
+        content=SimpleNamespace(),  # type: ignore[arg-type]
+        services={},
+        inventory={h: Host(name=h, root="/opt/stack", connection="ssh", address="10.0.0.1") for h in names},
+        clock=CLOCK,
+    )
+    rollout = SimpleNamespace(tolerate_hosts=tolerate)
+    return hosts, SimpleNamespace(hosts=names, replicas=1, rollout=rollout)
 
 
 def _fits_in_a_gigabyte(model: object, release: object, *, available: int | None, **_: object) -> Any:
