@@ -15,6 +15,7 @@ a chunk come from the peer, its digest from here.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +25,8 @@ import shlex
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
@@ -37,7 +39,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 TURN_S, STALL_S, LINES = 2.0, 30.0, 3
-SMALLEST, LARGEST = 1 << 20, 16 << 20
+SMALLEST, LARGEST, PIPE = 1 << 20, 16 << 20, 1 << 20
 LOST = (255, 137, 2)  # ssh's own when there is no connection (any more), a killed receiver's, a silent line's
 MEASURED_S, WORTH_IT, AHEAD = 0.5, 32 << 20, 4
 File = Tuple[str, Path, int]
@@ -69,6 +71,8 @@ class Line:
         )
         self.into, self.out = self.process.stdin.fileno(), self.process.stdout.fileno()  # type: ignore[union-attr]
         os.set_blocking(self.into, False)
+        with suppress(OSError, AttributeError):  # beyond what a user may have, or before Python 3.10
+            fcntl.fcntl(self.into, fcntl.F_SETPIPE_SZ, PIPE)
         self.kept = b""
 
     def send(self, *parts: bytes) -> bool:
@@ -181,6 +185,15 @@ def chunks(files: List[File], have: List[int]) -> Iterator[Tuple[Dict[str, Any],
                 yield {"file": index, "offset": offset, "length": len(content), "sha256": digest}, content
 
 
+def read_ahead(pieces: Iterator[Tuple[Dict[str, Any], bytes]]) -> Iterator[Tuple[Dict[str, Any], bytes]]:
+    """The same pieces; the next one is read and hashed while this one is sent."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, pieces, None)
+        while (piece := coming.result()) is not None:
+            coming = pool.submit(next, pieces, None)
+            yield piece
+
+
 def fed(line: Line, files: List[File], have: List[int], until: float) -> Dict[str, Any]:
     """Name chunk after chunk, a few ahead, that the receiver fetches from its peer."""
     ahead = 0
@@ -274,7 +287,7 @@ class ActionModule(ActionBase):
             if source:
                 last = self._by_way_of(peers[source], line, files, first["have"], seconds)
             else:
-                for chunk, content in chunks(files, first["have"]):
+                for chunk, content in read_ahead(chunks(files, first["have"])):
                     if not line.message(chunk, content) or time.monotonic() > began + seconds:
                         break
                 last = line.last_answer()

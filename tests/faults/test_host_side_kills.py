@@ -237,9 +237,7 @@ def _settled(
         if claims(result, doing, replica):
             assert is_true(target, doing, replica, port), result
             told = {"reconciled": "reconciled by what was seen", "already": "had been done", "done": "done again"}
-            if (
-                doing == "install"
-            ):  # the installer went on; the environment was seen, no step was needed
+            if doing == "install":  # the installer went on; the environment was seen, no step was needed
                 told["begin"] = told["reconciled"]
             return told[target.last_event(operation, step)]
     fresh = target.run(f"fresh-{number}", playbook, number * 10 + 8, wanted)

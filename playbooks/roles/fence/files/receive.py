@@ -34,12 +34,14 @@ import select
 import shutil
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from peer import Peer, PeerFailed, Sources
 
-IDLE_S, LOCK_WAIT_S, LARGEST = 30.0, 2.0, 64 << 20
+IDLE_S, LOCK_WAIT_S, LARGEST, PIPE = 30.0, 2.0, 64 << 20, 1 << 20
 Chunk = Tuple[int, int, str]  # offset, length, sha256
 
 
@@ -56,6 +58,8 @@ class Incoming:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        with suppress(OSError, AttributeError):  # no pipe, beyond what a user may have, or before Python 3.10
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE)
 
     def exact(self, length: int, *, end_is_fine: bool = False) -> bytes:
         """That many bytes; empty at a clean end, if one may be here."""
@@ -288,19 +292,29 @@ def receive(root: Path, incoming: Incoming) -> Dict[str, Any]:
 
 
 def take_all(partial: Partial, incoming: Incoming, sources: Sources) -> Tuple[str, float]:
-    """Every chunk that comes, from the controller or from the source that it names; which one, and when it began."""
+    """Every chunk that comes, from the controller or from the source that it names; which one, and when it began.
+
+    A chunk from the controller is hashed and written while the next one comes.
+    """
     name, peer, began = "", None, None
-    while message := incoming.message():
-        began = began or time.monotonic()
-        if "failed" in message:
-            sources.note(str(message["failed"]), 0.0)
-        elif "source" in message:
-            name, peer = str(message["source"]["name"]), Peer(message["source"])
-        elif peer is None:
-            partial.append(message, incoming.exact(int(message["length"])))
-        elif not take_from(peer, partial, message):
-            sources.note(name, 0.0)
-            break
+    written: Optional[Future[None]] = None
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        while message := incoming.message():
+            began = began or time.monotonic()
+            if "failed" in message:
+                sources.note(str(message["failed"]), 0.0)
+            elif "source" in message:
+                name, peer = str(message["source"]["name"]), Peer(message["source"])
+            elif peer is None:
+                content = incoming.exact(int(message["length"]))
+                if written:
+                    written.result()
+                written = pool.submit(partial.append, message, content)
+            elif not take_from(peer, partial, message):
+                sources.note(name, 0.0)
+                break
+        if written:
+            written.result()
     return name, began or time.monotonic()
 
 
