@@ -208,10 +208,12 @@ class RunningStack:
     def key(self) -> str:
         return (self.home / "secrets" / "client.key").read_text(encoding="ascii").strip()
 
-    def ask(self, prompt: str = "Hello", timeout: float = 60.0) -> tuple[int, dict[str, str], Json]:
+    def ask(
+        self, prompt: str = "Hello", timeout: float = 60.0, model: str = "tiny"
+    ) -> tuple[int, dict[str, str], Json]:
         """One completion through the gateway, as a client asks: status, headers, body."""
         wire = http.client.HTTPConnection("127.0.0.1", self.gateway_port, timeout=timeout)
-        body = {"model": "tiny", "messages": [{"role": "user", "content": prompt}], "max_tokens": 32, "temperature": 0}
+        body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 32, "temperature": 0}
         try:
             wire.request(
                 "POST",
