@@ -43,6 +43,10 @@ class HostOperationFailed(Refused):
     hint = "Nothing was routed to it. The engine's and the installer's last lines are in the rollout's events."
 
 
+class ReplicaNotWarm(Refused):
+    """Replica {replica} on host {host}: {detail}"""
+
+
 class NoFreePort(Unavailable):
     """No free TCP port between {low} and {high} on host {host}."""
 
@@ -295,8 +299,12 @@ class Hosts:
         timeouts = self.services[state.service].rollout.timeouts
         base = f"http://{self.inventory[place.host].address}:{place.port}"
         context.tell("progress", f"waiting for {place.replica} to load and answer")
-        wait_ready(base, driver, release, deadline_s=timeouts.ready_s, clock=self.clock, still_alive=_going_on(context))
-        evidence = warm_up(base, driver, release, clock=self.clock, timeout_s=timeouts.warm_s)
+        going_on = _going_on(context)
+        try:
+            wait_ready(base, driver, release, deadline_s=timeouts.ready_s, clock=self.clock, still_alive=going_on)
+            evidence = warm_up(base, driver, release, clock=self.clock, timeout_s=timeouts.warm_s)
+        except Refused as error:
+            raise ReplicaNotWarm(error.message, advice=error.advice, replica=place.replica, host=place.host) from error
         self._prove_loaded(state, place, release, context)
         context.evidence("warm-up", {"replica": place.replica, **evidence.to_json()})
         context.tell("evidence", f"{place.replica} is warm: {evidence.summary}")

@@ -7,6 +7,7 @@ Also what becomes of a host that was away, with a replica on it that serves, or 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -54,12 +55,12 @@ def left_out(fleet: TwoServices, rollout: str) -> list[str]:
     return [line for line in fleet.lines(rollout) if " is left out: " in line]
 
 
-def stopped_for(fleet: TwoServices, rollout: str, said: str) -> str:
-    """The rollout stopped because of the third host, by whose name and trouble it can be known; why."""
+def stopped_for(fleet: TwoServices, rollout: str, said: str, codes: tuple[int, ...] = (4,)) -> str:
+    """The rollout stopped because of the third host, which is named with its trouble; why."""
     watched = fleet.watched(rollout)
     reason = str(fleet.row(rollout)["reason"])
-    assert watched.returncode == 4, watched.stdout + watched.stderr
-    assert fleet.third.name in reason and said in reason.lower(), reason
+    assert watched.returncode in codes, watched.stdout + watched.stderr
+    assert re.search(rf"\b{fleet.third.name}: |host {fleet.third.name}\b", reason) and said in reason.lower(), reason
     assert reason.split("\n")[0] in watched.stdout + watched.stderr, watched.stdout
     assert not any(replica.startswith(f"{STRICT}-{rollout[3:]}") for replica in fleet.routed())
     return reason
@@ -107,7 +108,7 @@ def test_a_host_that_goes_away_in_the_middle_and_comes_back_half_deployed(
         strict, lenient = (fleet.begin_on(service, fleet.model("1.1", "1.1")) for service in SERVICES)
         until(lambda: begun_there(fleet, lenient), WITHIN_S, 0.02)
         with away(fleet):
-            reason = stopped_for(fleet, strict, "")
+            reason = stopped_for(fleet, strict, "", codes=(3, 4))  # 3 once it was started: that is evidence
             over = fleet.ended(lenient, within_s=WITHIN_S)
             assert over["phase"] == "promoted", fleet.lines(lenient)[-5:]
             went_on_without(fleet, lenient, "")
@@ -118,7 +119,7 @@ def test_a_host_that_goes_away_in_the_middle_and_comes_back_half_deployed(
         rows = fleet.rows("select id, state, slice from replicas where state != 'stopped'")
         assert {(r["state"], r["slice"]) for r in rows if r["id"] in unwanted} == {("draining", "retired")}
         needed = [note for note in (*fleet.row(strict)["notes"], *over["notes"]) if "needs an operator" in note]
-        counted(f"away in the middle, may fail 0: stopped, put back, exit 4: {reason[:110]}")
+        counted(f"away in the middle, may fail 0: stopped, put back, exit 3 or 4: {reason[:110]}")
         counted("away in the middle, may fail 1: promoted on 2 of 3")
         half_deployed(fleet, artifact_of(fleet, strict))
         again = [fleet.begin_on(service, fleet.model("1.1.1", "1.1")) for service in SERVICES]

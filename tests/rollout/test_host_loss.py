@@ -15,7 +15,7 @@ from test_worker import CLOCK, NEW, begin
 from stack.core.errors import Refused
 from stack.core.names import HostName
 from stack.fleet.values import Host, Operation, OperationResult
-from stack.rollout.hosts import HostOperationFailed, Hosts, replica_id
+from stack.rollout.hosts import HostOperationFailed, Hosts, ReplicaNotWarm, replica_id
 from stack.rollout.machine import CLEANING_ATTEMPTS, Done, Failed, ServiceView, step
 from stack.rollout.room import Room
 from stack.rollout.state import Phase, Placement, RolloutState
@@ -154,6 +154,25 @@ def test_a_host_that_goes_away_before_it_is_warm_is_put_up_with_too(
     assert (after.phase, len(after.placements)) == (Phase.SMOKING, left)
     assert {host for _, host in door.done} == {f"h{n}" for n in silent}
     assert all(any(f"h{n} is left out" in text for text in context.told) for n in silent)
+
+
+def test_a_replica_that_never_gets_warm_is_named_with_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise NeverReady("it is silent", model="tiny", seconds=1)
+
+    monkeypatch.setattr("stack.rollout.hosts.wait_ready", never)
+    monkeypatch.setattr(Hosts, "release", lambda *_: NEW)
+    timeouts = SimpleNamespace(ready_s=1.0, warm_s=1.0)
+    services: Any = {"tiny": SimpleNamespace(rollout=SimpleNamespace(timeouts=timeouts))}
+    places = (Placement(replica=replica_id("tiny", "a", "h2", 0), host=HostName("h2"), port=20000),)
+    parts: Any = {"store": None, "content": None, "door": None, "clock": CLOCK}
+    hosts = Hosts(services=services, inventory={HostName("h2"): Host(name=HostName("h2"), root="/opt/stack")}, **parts)
+    state: Any = SimpleNamespace(service="tiny", release=NEW.digest, placements=places, swap=None)
+    with pytest.raises(ReplicaNotWarm) as failed:
+        hosts._warm(state, places[0], NEW, Context())  # type: ignore[arg-type]
+    assert failed.value.message == f"Replica {places[0].replica} on host h2: {failed.value.detail}"
+    assert "it is silent" in failed.value.detail
+    assert failed.value.advice == NeverReady.hint
 
 
 @pytest.mark.parametrize("phase", [Phase.RETIRING, Phase.CLEANING])
