@@ -78,7 +78,7 @@ def test_a_runtime_under_another_lock_is_refused(local: Local, source: Path) -> 
     variables = {**launch_variables(source, 40001), "lock_digest": "sha256:" + "0" * 64}
     result = local.door.run(local.operation("op-1", "deploy.yml", variables))
     assert result.status == "failed"
-    assert "not the one that the release names" in result.message
+    assert "no lock file of llamacpp/xllamacpp is the one that the release names" in result.message
 
 
 def test_rollback_never_installs(local: Local, source: Path) -> None:
