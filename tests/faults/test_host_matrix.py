@@ -22,7 +22,6 @@ from troubled_hosts import (
     Trouble,
     TwoServices,
     answers_again,
-    away,
     full,
     half_deployed,
     slow,
@@ -106,8 +105,8 @@ def test_a_host_that_goes_away_in_the_middle_and_comes_back_half_deployed(
     with PlainClients(fleet) as clients:
         before = fleet.launched()
         strict, lenient = (fleet.begin_on(service, fleet.model("1.1", "1.1")) for service in SERVICES)
-        until(lambda: begun_there(fleet, lenient), WITHIN_S, 0.02)
-        with away(fleet):
+        until(lambda: any(replica.startswith(LENIENT) for replica in fleet.launched() - before), WITHIN_S, 0.02)
+        with unreachable(fleet):
             reason = stopped_for(fleet, strict, "", codes=(3, 4))  # 3 once it was started: that is evidence
             over = fleet.ended(lenient, within_s=WITHIN_S)
             assert over["phase"] == "promoted", fleet.lines(lenient)[-5:]
@@ -134,12 +133,6 @@ def test_a_host_that_goes_away_in_the_middle_and_comes_back_half_deployed(
         f"half-deployed, may fail 0 and 1: promoted on 3 of 3; {len(unwanted)} unwanted replicas ended, "
         f"{len(needed)} notes for an operator; 0 of {clients.answered} requests failed"
     )
-
-
-def begun_there(fleet: TwoServices, rollout: str) -> bool:
-    """The third host has begun to start an engine for it."""
-    lines = fleet.journals()[fleet.third.name]
-    return any(line["op"].startswith(f"{rollout}.") and line["step"] == "start" for line in lines)
 
 
 def artifact_of(fleet: TwoServices, rollout: str) -> str:

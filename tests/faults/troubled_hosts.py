@@ -161,15 +161,8 @@ Trouble = Callable[[TwoServices], AbstractContextManager[None]]
 
 @contextmanager
 def unreachable(fleet: TwoServices) -> Iterator[None]:
-    """Its network is down."""
+    """Its network is down, and those who were logged in were thrown out before."""
     fleet.disconnected()
-    with away(fleet):
-        yield
-
-
-@contextmanager
-def away(fleet: TwoServices) -> Iterator[None]:
-    """As ``unreachable``, in the middle of connections."""
     fleet.link("down")
     try:
         yield
