@@ -81,6 +81,7 @@ def test_alone_it_is_a_clear_error(gateway: Gateway, replica: Start, fault: str,
 @pytest.mark.parametrize("fault", ["cut", "stall", "no-done"])
 def test_a_broken_stream_never_looks_complete(gateway: Gateway, replica: Start, fault: str) -> None:
     only = replica(fault=fault)
+    only.set(pause=0.02)  # so that the client has seen the beginning when the end comes
     gateway.put([only.target("only")], limits=QUICK)
     sdk = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
     with pytest.raises((openai.APIError, httpx.RemoteProtocolError)):
