@@ -30,6 +30,7 @@ from stack.store.rollouts import RolloutReads, RolloutWrites
 from stack.store.schema import metadata
 from stack.store.serving import ServingReads, ServingWrites
 from stack.store.tree import TreeReads, TreeWrites
+from stack.store.turns import Turns
 
 _OPENING_TRIES = 200
 _OPENING_S = 2 * BUSY_S
@@ -61,7 +62,7 @@ class Store:
         self._engine = engine
         self._dialect = dialect
         self._clock = clock
-        self._writer = threading.Lock()
+        self._writer = Turns()
         self._writing = threading.local()
         self._waited = SystemClock()  # locks are waited for in real time, whatever the clock of the records
 

@@ -54,7 +54,7 @@ def test_what_can_not_be_stopped_needs_an_operator_and_is_not_forgotten(
     assert [note for note in over["notes"] if "needs an operator" in note and left["id"] in note], over["notes"]
     assert (left["state"], left["slice"]) == ("draining", "retired"), "it may still run"
     assert engines(fleet, left["id"]) > 0
-    assert len(killer.killed) == CLEANING_ATTEMPTS
+    assert len(killer.killed) >= CLEANING_ATTEMPTS
     done = [line for line in fleet.journals()[host.name] if line["step"] == "stop" and line["event"] == "done"]
     assert done == []
     said = json.dumps(fleet.must("rollout", "show", rollout))
