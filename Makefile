@@ -50,8 +50,9 @@ NOT_LOCKED = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubl
 	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
 	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-# Tests that compile, install gigabytes or train: long, and in no hurry. 5 is pytest's word for "none of these chosen".
-BUILDS = compiler or training or vllm
+# Tests that compile, install gigabytes, train or wait for other hosts: long, and in no hurry. 5 is pytest's word for
+# "none of these chosen".
+BESIDE = compiler or training or vllm or hosts
 
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header
@@ -85,11 +86,11 @@ down: environment ## stop gateway, control plane and local replicas
 	@$(BIN)/stackctl down
 
 test: check training-environment ## everything the project claims, checked (real engine, faults: minutes)
-	@$(BIN)/python -m pytest -m "$(BUILDS)" -p no:cacheprovider $(PYTEST_ARGS) > .test-builds.log 2>&1 & builds=$$!; \
-	trap 'kill $$builds; exit 130' INT TERM; \
-	main=0; $(BIN)/python -m pytest -m "not ($(BUILDS))" $(PYTEST_ARGS) || main=$$?; \
-	other=0; wait $$builds || other=$$?; \
-	echo "== what builds engines and trains models, which ran beside it"; cat .test-builds.log; \
+	@$(BIN)/python -m pytest -m "$(BESIDE)" -p no:cacheprovider $(PYTEST_ARGS) > .test-beside.log 2>&1 & beside=$$!; \
+	trap 'kill $$beside; exit 130' INT TERM; \
+	main=0; $(BIN)/python -m pytest -m "not ($(BESIDE))" $(PYTEST_ARGS) || main=$$?; \
+	other=0; wait $$beside || other=$$?; \
+	echo "== what ran beside it: other hosts, builds of engines, training"; cat .test-beside.log; \
 	case "$$main $$other" in "0 0" | "0 5" | "5 0") ;; *) exit 1 ;; esac
 
 test-fast: check ## the quick part of it

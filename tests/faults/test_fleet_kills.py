@@ -1,6 +1,6 @@
 """kill -9 of the control plane, alone or with its playbooks, while it deploys over three SSH hosts; restarted at once.
 
-STACK_TEST_KILLS sets how many kills (6); STACK_TEST_SEED repeats a run.
+STACK_TEST_KILLS sets how many kills (4); STACK_TEST_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rollouts_under_kills import audited, done_twice, one_release_has_all_traffi
 from running_stack import Json, RunningStack
 
 pytestmark = [pytest.mark.faults, pytest.mark.hosts, pytest.mark.timeout(6000)]
-KILLS = int(os.environ.get("STACK_TEST_KILLS") or 6)
+KILLS = int(os.environ.get("STACK_TEST_KILLS") or 4)
 
 
 @pytest.fixture
