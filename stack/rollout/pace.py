@@ -31,7 +31,7 @@ ONCE = frozenset(
 )
 """Tasks of a start that a second start on the same host does not do again, or in no time."""
 DRAIN_LIMIT_S = 30.0
-"""A drain that takes longer is given up: where none was ever measured, this is how long it may take."""
+"""Counted in the prediction where no drain was ever measured. What ends a longer one is the pause that is allowed."""
 _PROOF = (Phase.WARMING, Phase.SMOKING)
 _STARTS = ("deploy.yml", "rollback.yml")
 
